@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The paged KV cache: who owns which pages of the pool, and what a launch may read and write.
+//
+// Caches are named geometries that grow by slabs out of one pool; sessions hold sequences by a
+// lease; a sequence maps positions to pages and knows, for each layer, its length and the step that
+// was applied last. DESIGN.md's "semantics of Attend" are kept here: positions without holes, steps and
+// epochs, copy-on-write, all or nothing for each item.
+//
+// Thread safety: thread-safe; one lock, never held across a copy or a launch. Order is the caller's:
+// the scheduler calls Fork, Truncate, Free and CloseSession for a sequence only while none of its items is
+// launched (FAILED_PRECONDITION otherwise), and executes a lease's page copies before its launch.
+//
+// The life of an item:
+//
+//   StatusOr<PageReservation> reservation = cache.Reserve(access);     // at admission
+//   StatusOr<PageLease> lease = cache.Pin(access, std::move(*reservation));  // just before the launch
+//   stream.CopyPages(lease->copies()); backend.Launch(...);            // reads lease->page_offsets()
+//   // ~PageLease, once the launch's event is done
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/attention/params.h"
+#include "kernels/base/clock.h"
+#include "kernels/base/units.h"
+#include "kv_cache/geometry.h"
+#include "kv_cache/ids.h"
+#include "kv_cache/page_lease.h"
+
+namespace attnd {
+
+// Who asks: calls that name a session carry the epoch it was opened or resumed with.
+struct SessionRef {
+  SessionId session;
+  uint64_t epoch = 0;
+};
+
+// One item's access to one layer of a sequence; see AttendItem in attention.proto.
+struct LayerAccess {
+  SessionRef by;
+  SequenceId sequence;
+  LayerIndex layer;
+  bool write = false;
+  uint64_t step = 0;                  // writes only
+  TokenCount start_position;
+  TokenCount num_tokens;
+  std::optional<TokenCount> kv_length;  // reads only: attend over [0, kv_length)
+};
+
+// What a session hands to its client: the secret exists nowhere else.
+struct SessionGrant {
+  SessionRef ref;
+  std::string token;  // 16 random bytes
+  Duration lease{};
+};
+
+struct SequenceInfo {
+  SequenceId sequence;
+  CacheId cache;
+  std::vector<int64_t> layer_lengths;  // [num_layers], tokens
+  std::vector<uint64_t> layer_steps;   // [num_layers], the step applied last, 0 for none
+  PageCount pages;
+  PageCount shared_pages;
+  std::string client_state;
+  uint64_t client_state_version = 0;
+};
+
+struct SessionInfo {
+  SessionId session;
+  std::string label;
+  uint64_t epoch = 0;
+  int64_t num_sequences = 0;
+  Duration lease{};
+  Duration lease_remaining{};
+};
+
+struct CacheInfo {
+  CacheId cache;
+  std::string name;
+  CacheGeometry geometry;
+  SlabLayout layout;
+  PageCount quota;  // 0: none but the pool's
+  PageCount used, free, reserved;
+  int64_t num_slabs = 0;
+  int64_t num_sequences = 0;
+};
+
+struct KvCacheStats {
+  Bytes pool_bytes, pool_free_bytes;
+  int64_t largest_free_run_superblocks = 0;  // against pool_free_bytes: fragmentation
+  int64_t num_sessions = 0, num_sequences = 0;
+  std::vector<CacheInfo> caches;
+  uint64_t pages_copied_total = 0;   // copy-on-write
+  uint64_t slabs_moved_total = 0;    // given back to the pool for another cache
+};
+
+class KvCache {
+ public:
+  struct Options {
+    uint64_t boot = 0;  // drawn at random at each start of the daemon
+    Duration default_lease = std::chrono::minutes(5);
+    Duration max_lease = std::chrono::hours(24);
+    int64_t max_sessions = 4096;
+    int64_t max_sequences = 1 << 16;
+    int64_t max_caches = 64;
+    // Tests: fill a page with NaN bytes when it becomes free. Host memory only.
+    bool poison_free_pages = false;
+  };
+
+  // `pool` is device memory, aligned to kSuperblockBytes, owned by the caller and longer-lived.
+  KvCache(std::span<std::byte> pool, const Options& options, const Clock& clock);
+  ~KvCache();
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  // Caches. Open is idempotent by name; FAILED_PRECONDITION names the field of the geometry that
+  // differs. Close: FAILED_PRECONDITION while sequences live in it.
+  struct OpenedCache {
+    CacheInfo info;
+    bool created = false;
+  };
+  absl::StatusOr<OpenedCache> OpenCache(std::string_view name, const CacheGeometry& geometry,
+                                        PageCount quota);
+  absl::Status CloseCache(CacheId cache);
+
+  // Sessions. A lease of zero means the default, or on resuming what it was. Resume raises the epoch and
+  // replaces the token; NOT_FOUND for a token that is unknown, replaced or whose lease ended.
+  absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label);
+  absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease);
+  absl::StatusOr<Duration> RenewLease(SessionRef by);
+  absl::Status CloseSession(SessionRef by);
+  // Sessions whose lease has ended; the scheduler closes each once nothing of it is launched.
+  std::vector<SessionRef> ExpiredSessions() const;
+
+  // Sequences.
+  absl::StatusOr<SequenceId> CreateSequence(SessionRef by, CacheId cache, std::string client_state);
+  // Shares the pages of the first `length` tokens, of all of them by default.
+  absl::StatusOr<SequenceId> Fork(SessionRef by, SequenceId parent,
+                                  std::optional<TokenCount> length);
+  absl::Status Truncate(SessionRef by, SequenceId sequence, TokenCount length);
+  absl::Status Free(SessionRef by, SequenceId sequence);
+  absl::StatusOr<SequenceInfo> Describe(SessionRef by, SequenceId sequence) const;
+  // Without client_state.
+  absl::StatusOr<std::vector<SequenceInfo>> ListSequences(SessionRef by) const;
+  // Returns the new version. ABORTED where the current version is not `expected_version`.
+  absl::StatusOr<uint64_t> SetClientState(SessionRef by, SequenceId sequence,
+                                          uint64_t expected_version, std::string client_state);
+
+  // Items. GeometryOf serves validation before any tensor is touched and renews the session's lease.
+  absl::StatusOr<CacheGeometry> GeometryOf(SessionRef by, SequenceId sequence);
+  // Promises the pages that the access will need: new ones, and one for each shared page it writes.
+  // RESOURCE_EXHAUSTED says needed, free and what would free it. Checks the range of the layer and
+  // nothing that earlier items in the queue may still change. Reads reserve nothing.
+  absl::StatusOr<PageReservation> Reserve(const LayerAccess& access);
+  // Checks epoch, step and positions; takes pages; applies the write to length and step; pins.
+  // After an error nothing has changed.
+  absl::StatusOr<PageLease> Pin(const LayerAccess& access, PageReservation reservation);
+
+  KvCacheStats Stats() const;
+  std::vector<SessionInfo> ListSessions() const;
+  struct IntegrityReport {
+    int64_t pages_checked = 0;
+    int64_t sequences_checked = 0;
+  };
+  // Walks reference counts, free lists, block tables, reservations and slabs; INTERNAL names the first
+  // disagreement.
+  absl::StatusOr<IntegrityReport> CheckIntegrity() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace attnd
