@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Aligned host memory in which tensors wait for their launch and results wait for the wire.
+//
+// A request's tensors are copied once, from the socket's slices into one staging buffer; kernels
+// write their output into another, which gRPC sends from without copying. Buffers are pooled by size
+// class, bounded in total, and come back when destroyed, from any thread. Contents are undefined at
+// first. Thread-safe.
+//
+//   absl::StatusOr<StagingBuffer> buffer = staging.Allocate(Bytes(1 << 20));
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "kernels/base/units.h"
+
+namespace attnd {
+
+inline constexpr size_t kStagingAlignment = 64;
+
+// Move-only; gives its memory back to the pool when destroyed, and keeps the pool alive until then.
+class StagingBuffer {
+ public:
+  class Pool;
+
+  StagingBuffer() = default;
+  StagingBuffer(std::shared_ptr<Pool> pool, std::byte* data, Bytes size, int size_class)
+      : pool_(std::move(pool)), data_(data), size_(size), size_class_(size_class) {}
+  StagingBuffer(StagingBuffer&& other) noexcept { *this = std::move(other); }
+  StagingBuffer& operator=(StagingBuffer&& other) noexcept;
+  ~StagingBuffer() { Release(); }
+
+  std::byte* data() const { return data_; }
+  Bytes size() const { return size_; }  // as asked for
+
+ private:
+  void Release();
+
+  std::shared_ptr<Pool> pool_;
+  std::byte* data_ = nullptr;
+  Bytes size_;
+  int size_class_ = 0;
+};
+
+class Staging {
+ public:
+  // At most `limit` bytes are handed out at a time; some are kept for reuse.
+  explicit Staging(Bytes limit);
+  ~Staging();
+
+  // RESOURCE_EXHAUSTED says how much was asked, is in use and is the limit. Size 0 gives an empty
+  // buffer.
+  absl::StatusOr<StagingBuffer> Allocate(Bytes size);
+  Bytes in_use() const;
+  Bytes limit() const;
+
+ private:
+  std::shared_ptr<StagingBuffer::Pool> pool_;
+};
+
+}  // namespace attnd

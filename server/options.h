@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Everything that can be set, in one validated struct, filled from flags and a config file and
+// printed at start. `attnd --help` is generated from the same declarations (options.cc).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/base/clock.h"
+#include "kernels/base/units.h"
+
+namespace attnd {
+
+struct Options {
+  // Where to serve: "unix:/path" or "host:port"; port 0 takes a free one.
+  std::vector<std::string> listen = {"127.0.0.1:7450"};
+  std::string metrics_listen = "127.0.0.1:7451";  // empty: off
+  std::string ready_file;  // written once serving: {"listen": [...], "metrics": "...", "pid": n}
+
+  std::string backend = "auto";  // auto, cpu
+  int num_threads = 0;           // of the CPU backend; 0: those of the machine
+  Bytes pool_bytes = Bytes(1ull << 30);
+  Bytes max_tensor_bytes = Bytes(256ull << 20);  // the largest legal tensor; sets the message limit
+  Bytes max_staging_bytes = Bytes(2ull << 30);
+  int64_t max_items_per_request = 8192;
+  int64_t max_tokens_per_request = 1 << 18;
+
+  int64_t max_queued_requests = 4096;
+  int64_t max_queued_items = 65536;
+  int64_t max_queued_tokens = 1 << 20;
+  int64_t max_batch_items = 256;
+  int64_t max_batch_tokens = 8192;
+  Duration max_linger{};
+
+  Duration default_lease = std::chrono::minutes(5);
+  Duration max_lease = std::chrono::hours(24);
+  Duration drain_timeout = std::chrono::seconds(30);
+  Duration integrity_check_interval = std::chrono::minutes(1);  // when idle; 0: never
+  bool reflection = true;
+  std::string log_level = "info";  // trace, debug, info, warning, error
+
+  // A request's header beside its q, k and v.
+  Bytes max_message_bytes() const;
+  // INVALID_ARGUMENT names the flag, its value and what is allowed.
+  absl::Status Validate() const;
+  std::string ToString() const;  // one "name = value" a line
+};
+
+// Fills options from the command line (and from `--config FILE`). An outcome with `exit_code` set
+// means: print `message` and exit (--help, --version, a bad flag).
+struct ParsedOptions {
+  Options options;
+  int exit_code = -1;
+  std::string message;
+};
+ParsedOptions ParseOptions(int argc, const char* const* argv);
+
+}  // namespace attnd
