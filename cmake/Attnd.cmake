@@ -18,13 +18,15 @@ target_link_libraries(attnd_flags INTERFACE Threads::Threads)
 add_compile_options($<$<CONFIG:Release>:-g1>)
 
 if(ATTND_SANITIZE STREQUAL "address-undefined")
-  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all)
+  add_compile_options(-fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)
 elseif(ATTND_SANITIZE STREQUAL "thread")
   add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
   add_link_options(-fsanitize=thread)
 elseif(NOT ATTND_SANITIZE STREQUAL "none")
-  message(FATAL_ERROR "ATTND_SANITIZE is '${ATTND_SANITIZE}': use none, address-undefined or thread")
+  message(FATAL_ERROR
+    "ATTND_SANITIZE is '${ATTND_SANITIZE}': use none, address-undefined or thread")
 endif()
 
 # `cmake --build ... --target header_selfcheck` compiles each header of each library alone.
@@ -70,7 +72,8 @@ function(attnd_test NAME)
   _attnd_check_arguments("attnd_test(${NAME})")
   add_executable(${NAME} ${ARG_SRCS})
   target_link_libraries(${NAME} PRIVATE attnd_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
-  set_target_properties(${NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests/bin")
+  set_target_properties(${NAME} PROPERTIES
+    RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests/bin")
 
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
@@ -97,8 +100,8 @@ function(attnd_test NAME)
   endif()
 endfunction()
 
-# attnd_benchmark(NAME SRCS a_bench.cc ... [DEPS target ...]): a program in build/<preset>/bench/bin,
-# which `make bench` runs with `--json build/bench/NAME.json`.
+# attnd_benchmark(NAME SRCS a_bench.cc ... [DEPS target ...])
+# A program in build/<preset>/bench/bin, which `make bench` runs with `--json build/bench/NAME.json`.
 function(attnd_benchmark NAME)
   if(NOT ATTND_BUILD_BENCH)
     return()
@@ -107,7 +110,8 @@ function(attnd_benchmark NAME)
   _attnd_check_arguments("attnd_benchmark(${NAME})")
   add_executable(${NAME} ${ARG_SRCS})
   target_link_libraries(${NAME} PRIVATE attnd_flags ${ARG_DEPS} benchmark::benchmark)
-  set_target_properties(${NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bench/bin")
+  set_target_properties(${NAME} PROPERTIES
+    RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bench/bin")
 endfunction()
 
 # What sanitized tests run with.
@@ -116,8 +120,9 @@ if(ATTND_SANITIZE STREQUAL "address-undefined")
     "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1"
     "UBSAN_OPTIONS=print_stacktrace=1")
 elseif(ATTND_SANITIZE STREQUAL "thread")
+  set(suppressions "${PROJECT_SOURCE_DIR}/tests/tsan.supp")
   set(ATTND_TEST_ENVIRONMENT
-    "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp:halt_on_error=1:second_deadlock_stack=1")
+    "TSAN_OPTIONS=suppressions=${suppressions}:halt_on_error=1:second_deadlock_stack=1")
 endif()
 
 macro(_attnd_check_arguments WHERE)
