@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs the Debian packages that attnd is built with. Does nothing, in milliseconds, where all
+# are there. Exit code 0: all present; 1: something is missing and could not be installed.
+#
+#   scripts/install_deps.sh           what `make build`, `make test` and `make demo` need
+#   scripts/install_deps.sh --check   only say what is missing
+set -euo pipefail
+
+readonly packages=(
+  # Toolchain.
+  build-essential cmake ninja-build ccache pkg-config git
+  # gRPC, protobuf and what they are used with.
+  protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libgrpc-dev libabsl-dev
+  # Metrics: prometheus-cpp's pull library, with the HTTP server inside it.
+  prometheus-cpp-dev libcivetweb-dev zlib1g-dev libcurl4-openssl-dev
+  # Kernels, logs, options.
+  libhwy-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
+  # Tests, benchmarks, static checks.
+  libgtest-dev libgmock-dev libbenchmark-dev clang clang-tidy clang-format shellcheck
+  # The Python client's virtual environment.
+  python3 python3-venv
+)
+
+say() { printf 'install_deps: %s\n' "$*" >&2; }
+
+die() {
+  say "$@"
+  exit 1
+}
+
+missing_packages() {
+  local package
+  for package in "${packages[@]}"; do
+    # One dpkg-query for all would stop at the first name it has never heard of.
+    grep -qxF "$package" <<<"$installed" || printf '%s\n' "$package"
+  done
+}
+
+# ${Package} has no architecture suffix. "ii " is installed and configured, hold or not.
+list_installed() {
+  dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' 2>/dev/null |
+    sed -n 's/^installed //p'
+}
+
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+  die "this is not Debian (no apt-get). attnd is built on Debian 12 or later; elsewhere install" \
+    "the equivalents of: ${packages[*]}"
+fi
+
+installed="$(list_installed)"
+mapfile -t missing < <(missing_packages)
+if [[ ${#missing[@]} -eq 0 ]]; then
+  exit 0
+fi
+if [[ "${1:-}" == --check ]]; then
+  die "missing: ${missing[*]}"
+fi
+
+as_root=()
+if [[ "$(id -u)" -ne 0 ]]; then
+  command -v sudo >/dev/null ||
+    die "not root, and no sudo. Run as root: apt-get install ${missing[*]}"
+  as_root=(sudo)
+fi
+
+say "installing: ${missing[*]}"
+# stdin is not ours to read: neither apt nor dpkg may ask anything.
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" \
+    </dev/null
+}
+update_failed=
+apt update -qq || update_failed=1
+if ! apt install -y -qq --no-install-recommends "${missing[@]}" >&2; then
+  for package in "${missing[@]}"; do
+    if ! apt-cache policy "$package" 2>/dev/null | grep -q '^  Candidate: [^(]'; then
+      say "no package '$package' in the configured sources"
+    fi
+  done
+  [[ -z "$update_failed" ]] || say "'apt-get update' failed too: is the package mirror reachable?"
+  die "could not install: ${missing[*]} (attnd needs Debian 12 or later, section main)"
+fi
+
+installed="$(list_installed)"
+mapfile -t missing < <(missing_packages)
+[[ ${#missing[@]} -eq 0 ]] || die "still missing after installation: ${missing[*]}"
+say "done"
