@@ -101,7 +101,7 @@ function(attnd_test NAME)
 endfunction()
 
 # attnd_benchmark(NAME SRCS a_bench.cc ... [DEPS target ...])
-# A program in build/<preset>/bench/bin, which `make bench` runs with `--json build/bench/NAME.json`.
+# A program in build/<preset>/bench/bin; `make bench` runs it with `--json build/bench/NAME.json`.
 function(attnd_benchmark NAME)
   if(NOT ATTND_BUILD_BENCH)
     return()
