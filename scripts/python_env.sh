@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes .venv from client/python/requirements.txt. Does nothing where it is up to date.
+# Makes .venv from client/python/requirements.txt, with the attnd package of this clone in it, and
+# generates that package's protos. Does nothing where all is up to date.
 # Exit code 0: .venv is ready. 3: the packages could not be had (no package index within reach), and
 # the caller may go on without Python. 1: anything else.
 set -euo pipefail
@@ -37,8 +38,10 @@ want="$(
     "$python" -c 'import sys; print(sys.version, sys.executable)'
   } | sha256sum | cut -d' ' -f1
 )"
+generate_protos() { "$venv/bin/python" client/python/generate_protos.py </dev/null; }
 if [[ -x $venv/bin/python && -f $stamp && "$(<"$stamp")" == "$want" ]]; then
-  exit 0
+  generate_protos
+  exit
 fi
 
 say "making $venv with $("$python" --version) (about 1.3 GB)"
@@ -58,5 +61,9 @@ if ! "$venv/bin/python" -c 'import torch, transformers, grpc, gguf' </dev/null; 
   say "the installed packages do not import. Was it torch's CUDA build? See $requirements."
   exit 1
 fi
+generate_protos
+# An editable install, without a build: the sources of this clone are on the path.
+site="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+printf '%s\n' "$PWD/client/python/src" >"$site/attnd.pth"
 printf '%s\n' "$want" >"$stamp"
 say "done"

@@ -53,6 +53,8 @@ LAYERS = {
     "client/cli": ["client/cpp", "proto"] + CPU_BACKEND,
 }
 
+CONCRETE_BACKEND = re.compile(r"kernels/(cpu|hip)/")
+NAMES_BACKEND = re.compile(r"server/(main|server)\.(cc|h)$")
 PROJECT_FOLDERS = ("kernels/", "kv_cache/", "server/", "client/", "tests/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 
@@ -98,6 +100,9 @@ def check_layers(path, lines):
         if header.endswith(".pb.h"):
             if header.startswith("attnd/") and "proto" not in LAYERS[here]:
                 yield Finding(path, number, "layers", f"{here} may not include {header}")
+        elif CONCRETE_BACKEND.match(header) and here == "server" and not NAMES_BACKEND.match(path):
+            yield Finding(path, number, "layers",
+                          f"includes {header}: only main.cc and server.* name a backend")
         elif header.startswith(PROJECT_FOLDERS):
             # By folder prefix: a header under server/ belongs to its subfolder or to server's top.
             target = folder_of(header, list(LAYERS) + ["tests"])

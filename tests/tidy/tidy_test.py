@@ -80,6 +80,7 @@ class TidyTest(unittest.TestCase):
                 ("server/admission/a.cc", "server/rpc/service.h"),
                 ("server/rpc/a.cc", "kernels/cpu/cpu_backend.h"),
                 ("server/rpc/a.cc", "server/options.h"),
+                ("server/options.cc", "kernels/cpu/cpu_backend.h"),
                 ("server/rpc/a.cc", "client/cpp/client.h"),
                 ("server/observe/a.cc", "server/engine/engine.h"),
                 ("client/cpp/a.cc", "server/rpc/service.h"),

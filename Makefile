@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The commands of this repository; `make` lists them. CMake presets build, scripts/ does the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+JOBS ?= $(shell nproc)
+PRESET ?= release
+
+# Clones at different paths share ccache's objects: paths under the clone are hashed relative to it.
+export CCACHE_BASEDIR := $(CURDIR)
+export CCACHE_NOHASHDIR := 1
+
+.PHONY: help deps python-env build demo test bench lint format asan tsan ci-full clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+deps: ## Install the Debian packages that are missing
+	@scripts/install_deps.sh
+
+python-env: deps ## Make .venv for the Python client and tests
+	@scripts/python_env.sh
+
+build: deps ## Build Release into build/release (PRESET=debug, asan-ubsan, tsan or clang: another)
+	@scripts/build.sh $(PRESET) $(JOBS)
+
+demo: build ## Run a language model with every attention call served by attnd
+	@scripts/demo.sh
+
+test: build ## Build, and run every test: C++ with ctest, Python with pytest
+	@scripts/test.sh $(PRESET) $(JOBS)
+
+bench: build ## Run every benchmark; tables on screen, rows in build/bench/*.json
+	@scripts/bench.sh
+
+lint: deps ## Run the static checks: formats, tidy, shellcheck, thread safety, clang-tidy
+	@scripts/lint.sh
+
+format: ## Format the C++ sources and protos
+	@scripts/format.sh --write
+
+asan: ## Build with ASan and UBSan and run the C++ tests
+	@$(MAKE) --no-print-directory test PRESET=asan-ubsan
+
+tsan: ## Build with TSan and run the C++ tests
+	@$(MAKE) --no-print-directory test PRESET=tsan
+
+ci-full: ## All that .ci/run does without its budgets, the slow sanitized tests, and the demo
+	@scripts/ci.sh --full
+
+clean: ## Remove build/ (keeps .venv and ccache)
+	@rm -rf build

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The stages of CI, each with its budget; a stage that is over it is stopped and has failed.
+#   scripts/ci.sh          what .ci/run does
+#   scripts/ci.sh --full   no budgets; the sanitized slow tests and the demo too
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+full=
+[[ "${1:-}" != --full ]] || full=1
+jobs=$(nproc)
+# clang-tidy ends itself in time, and says what it did not get to.
+[[ -n $full ]] || export LINT_BUDGET_S=400
+export JOBS=$jobs CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
+
+names=() budgets=() times=() results=()
+
+# stage NAME BUDGET_SECONDS COMMAND...: runs all of them, so that one run shows all that is wrong.
+stage() {
+  local name=$1 budget=$2 start=$SECONDS status=0 result=ok
+  shift 2
+  printf '\n=== %s (budget %d s)\n' "$name" "$budget"
+  if [[ -n $full ]]; then
+    "$@" </dev/null || status=$?
+  else
+    timeout --kill-after=10 "$budget" "$@" </dev/null || status=$?
+  fi
+  [[ $status -eq 0 ]] || result="FAILED ($status)"
+  [[ $status -ne 124 && $status -ne 137 ]] || result="FAILED (over its budget)"
+  printf '=== %s: %s, %d s of %d s\n' "$name" "$result" $((SECONDS - start)) "$budget"
+  names+=("$name") budgets+=("$budget") times+=($((SECONDS - start))) results+=("$result")
+}
+
+# Slow tests do not fit the sanitizers' budgets; --full runs them.
+sanitized() {
+  scripts/build.sh "$1" "$jobs" && {
+    if [[ -n $full ]]; then
+      scripts/test.sh "$1" "$jobs"
+    else
+      scripts/test.sh "$1" "$jobs" --label-exclude 'slow|tidy'
+    fi
+  }
+}
+export -f sanitized
+export jobs full
+
+stage test 1500 make --no-print-directory test
+stage lint 240 scripts/lint.sh format tidy shell
+stage clang 480 scripts/lint.sh clang headers
+stage clang-tidy 480 scripts/lint.sh clang-tidy
+stage asan-ubsan 480 bash -c 'sanitized asan-ubsan'
+stage tsan 420 bash -c 'sanitized tsan'
+if [[ -n $full ]]; then
+  stage demo 600 make --no-print-directory demo
+fi
+
+printf '\n%-12s %8s %8s  %s\n' stage budget took result
+total=0 failures=0
+for i in "${!names[@]}"; do
+  printf '%-12s %6d s %6d s  %s\n' "${names[i]}" "${budgets[i]}" "${times[i]}" "${results[i]}"
+  total=$((total + times[i]))
+  [[ ${results[i]} == ok ]] || failures=$((failures + 1))
+done
+printf '%-12s %8s %6d s\n' total '' "$total"
+printf 'ci: %d of %d stages failed\n' "$failures" "${#names[@]}"
+[[ $failures -eq 0 ]]

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The static checks, all or those named:
+#   scripts/lint.sh [format] [tidy] [shell] [clang] [headers] [clang-tidy]
+# LINT_BUDGET_S bounds clang-tidy, the slow one (see clang_tidy.py).
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+jobs=${JOBS:-$(nproc)}
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
+
+check_format() { scripts/format.sh --check; }
+check_tidy() { tests/tidy/tidy.py; }
+check_shell() { shellcheck scripts/*.sh .ci/run; }
+# All targets with clang: -Wthread-safety is an error there (cmake/Attnd.cmake).
+check_clang() { scripts/build.sh clang "$jobs"; }
+check_headers() { scripts/build.sh clang "$jobs" header_selfcheck; }
+check_clang-tidy() {
+  scripts/clang_tidy.py --build build/clang --jobs "$jobs" --budget_s "${LINT_BUDGET_S:-0}"
+}
+
+[[ $# -gt 0 ]] || set -- format tidy shell clang headers clang-tidy
+failed=()
+for check in "$@"; do
+  start=$SECONDS
+  if "check_$check" </dev/null; then
+    echo "lint: $check ok ($((SECONDS - start)) s)"
+  else
+    echo "lint: $check FAILED ($((SECONDS - start)) s)"
+    failed+=("$check")
+  fi
+done
+[[ ${#failed[@]} -eq 0 ]] || {
+  echo "lint: FAILED: ${failed[*]}" >&2
+  exit 1
+}
