@@ -71,16 +71,15 @@ apt() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" \
     </dev/null
 }
-update_failed=
-apt update -qq || update_failed=1
+# With stale lists an installation may still work; if it doesn't, apt's own words are above ours.
+apt update -qq || true
 if ! apt install -y -qq --no-install-recommends "${missing[@]}" >&2; then
   for package in "${missing[@]}"; do
-    if ! apt-cache policy "$package" 2>/dev/null | grep -q '^  Candidate: [^(]'; then
-      say "no package '$package' in the configured sources"
+    if [[ "$(apt-cache policy "$package" 2>/dev/null)" != *'Candidate: '[^\(]* ]]; then
+      say "no package '$package' in the configured sources: attnd needs Debian 12 or later, main"
     fi
   done
-  [[ -z "$update_failed" ]] || say "'apt-get update' failed too: is the package mirror reachable?"
-  die "could not install: ${missing[*]} (attnd needs Debian 12 or later, section main)"
+  die "could not install: ${missing[*]} (is the package mirror within reach? See apt's words above)"
 fi
 
 installed="$(list_installed)"
