@@ -3,8 +3,9 @@
 // What selects a kernel. Everything that is compiled in is here; everything else is in
 // AttentionParams. Compared by value, never by name.
 //
-//   KernelKey key{.q_dtype = DType::kF32, .kv_dtype = DType::kF16, .head_dim_k = 64, .head_dim_v = 64};
-//   absl::Status status = backend.Supports(key);   // UNIMPLEMENTED says which capability is missing
+//   KernelKey key{.q_dtype = DType::kF32, .kv_dtype = DType::kF16, .head_dim_k = 64, .head_dim_v =
+//   64}; absl::Status status = backend.Supports(key);   // UNIMPLEMENTED says which capability is
+//   missing
 #pragma once
 
 #include <compare>
@@ -29,8 +30,8 @@ enum class Feature : uint32_t {
   kDropout = 1u << 6,
   kLse = 1u << 7,
 };
-inline constexpr Feature kAllFeatures[] = {Feature::kCausal, Feature::kWindow,   Feature::kSoftcap,
-                                           Feature::kAlibi,  Feature::kSinks,    Feature::kTreeMask,
+inline constexpr Feature kAllFeatures[] = {Feature::kCausal,  Feature::kWindow, Feature::kSoftcap,
+                                           Feature::kAlibi,   Feature::kSinks,  Feature::kTreeMask,
                                            Feature::kDropout, Feature::kLse};
 
 class FeatureSet {
@@ -41,7 +42,9 @@ class FeatureSet {
   }
 
   constexpr void Add(Feature feature) { bits_ |= static_cast<uint32_t>(feature); }
-  constexpr bool Has(Feature feature) const { return (bits_ & static_cast<uint32_t>(feature)) != 0; }
+  constexpr bool Has(Feature feature) const {
+    return (bits_ & static_cast<uint32_t>(feature)) != 0;
+  }
   // The features of this set that `other` lacks.
   constexpr FeatureSet Minus(FeatureSet other) const { return FeatureSet(bits_ & ~other.bits_); }
   constexpr bool empty() const { return bits_ == 0; }
@@ -53,7 +56,7 @@ class FeatureSet {
   uint32_t bits_ = 0;
 };
 
-std::string_view Name(Feature feature);  // "causal", "window", ...
+std::string_view Name(Feature feature);     // "causal", "window", ...
 std::string ToString(FeatureSet features);  // "causal+lse", "none"
 
 struct KernelKey {

@@ -7,8 +7,8 @@
 // sessions and no wire format. kernels/cpu/attention_reference.cc says what they mean.
 //
 //   AttentionItem item{.query_len = 1, .start_position = 127, .kv_len = 128, ...};
-//   AttentionParams params{.key = key, .num_query_heads = 32, .num_kv_heads = 8, .items = {&item, 1}};
-//   backend.Launch(stream, *plan, params);
+//   AttentionParams params{.key = key, .num_query_heads = 32, .num_kv_heads = 8, .items = {&item,
+//   1}}; backend.Launch(stream, *plan, params);
 #pragma once
 
 #include <cstddef>
@@ -56,20 +56,20 @@ inline constexpr int64_t kNoWindow = -1;
 
 // Which keys a query sees and how scores are shaped. Query i has the absolute position
 // p = start_position + i; key j is seen where every one of these holds:
-//   causal: j <= p;    window_left >= 0: j >= p - window_left;    window_right >= 0: j <= p + window_right;
-//   tree_mask: j < start_position, or bit (j - start_position) of row i is set.
+//   causal: j <= p;    window_left >= 0: j >= p - window_left;    window_right >= 0: j <= p +
+//   window_right; tree_mask: j < start_position, or bit (j - start_position) of row i is set.
 // The score is  s = softmax_scale * (q . k);  softcap > 0: s = softcap * tanh(s / softcap);
 // then ALiBi adds  -alibi_slope[head] * |p - j|;  a sink adds exp(sink[head]) to the denominator.
 // (FlashAttention's order: the cap comes before the bias.)
 struct ScoreOptions {
   float softmax_scale = 0.0f;
-  float softcap = 0.0f;                      // 0: off
+  float softcap = 0.0f;  // 0: off
   bool causal = false;
-  int64_t window_left = kNoWindow;           // keys visible before the query's own position
-  int64_t window_right = kNoWindow;          // and after it
-  const float* alibi_slopes = nullptr;       // [num_query_heads]
-  const float* sinks = nullptr;              // [num_query_heads], logits
-  const uint8_t* tree_mask = nullptr;        // [query_len, ceil(query_len / 8)], LSB first
+  int64_t window_left = kNoWindow;      // keys visible before the query's own position
+  int64_t window_right = kNoWindow;     // and after it
+  const float* alibi_slopes = nullptr;  // [num_query_heads]
+  const float* sinks = nullptr;         // [num_query_heads], logits
+  const uint8_t* tree_mask = nullptr;   // [query_len, ceil(query_len / 8)], LSB first
   Dropout dropout;
 };
 
@@ -80,11 +80,12 @@ struct AttentionItem {
   int64_t start_position = 0;  // position of row 0; negative only for dense calls with Sq > Sk
   int64_t kv_len = 0;          // keys that exist once new_k and new_v are written
   HeadsView<const void> q;     // [query_len, num_query_heads, head_dim_k]; null: write only
-  HeadsView<const void> new_k;  // [query_len, num_kv_heads, head_dim_k], in q_dtype; null: read only
+  HeadsView<const void>
+      new_k;  // [query_len, num_kv_heads, head_dim_k], in q_dtype; null: read only
   HeadsView<const void> new_v;  // [query_len, num_kv_heads, head_dim_v], in q_dtype
-  KvView kv;                   // in kv_dtype
-  HeadsView<void> out;         // [query_len, num_query_heads, head_dim_v], in q_dtype
-  LseView lse;                 // [query_len, num_query_heads]
+  KvView kv;                    // in kv_dtype
+  HeadsView<void> out;          // [query_len, num_query_heads, head_dim_v], in q_dtype
+  LseView lse;                  // [query_len, num_query_heads]
   ScoreOptions options;
 };
 

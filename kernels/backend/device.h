@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A device's memory and its queues of work. Buffers, streams and events are RAII; a stream runs what
-// it is given in order, an event tells when everything before it has run.
+// A device's memory and its queues of work. Buffers, streams and events are RAII; a stream runs
+// what it is given in order, an event tells when everything before it has run.
 //
 // Thread safety: a Device is thread-safe; a Stream belongs to one thread at a time; an Event may be
 // asked from any thread.
@@ -87,7 +87,8 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual const DeviceInfo& info() const = 0;
-  // Zeroed memory aligned to 2 MiB. RESOURCE_EXHAUSTED says how much was asked and how much is free.
+  // Zeroed memory aligned to 2 MiB. RESOURCE_EXHAUSTED says how much was asked and how much is
+  // free.
   virtual absl::StatusOr<Buffer> Allocate(Bytes size) = 0;
   virtual absl::StatusOr<std::unique_ptr<Stream>> NewStream() = 0;
 };

@@ -11,8 +11,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define ATTND_RETURN_IF_ERROR(expr)                          \
-  do {                                                       \
+#define ATTND_RETURN_IF_ERROR(expr)                                                  \
+  do {                                                                               \
     if (absl::Status attnd_status = (expr); !attnd_status.ok()) return attnd_status; \
   } while (false)
 
