@@ -14,7 +14,17 @@ for source in "${sources[@]}"; do
 done
 case "${1:-}" in
 --write) clang-format -i "${existing[@]}" ;;
---check) clang-format --dry-run -Werror "${existing[@]}" ;;
+--check)
+  bad=0
+  for source in "${existing[@]}"; do
+    clang-format "$source" | diff -u --label "$source" --label "$source (formatted)" "$source" - ||
+      bad=$((bad + 1))
+  done
+  if [[ $bad -gt 0 ]]; then
+    echo "format: $bad files differ from .clang-format: run 'make format'" >&2
+    exit 1
+  fi
+  ;;
 *)
   echo "usage: scripts/format.sh --write | --check" >&2
   exit 2
