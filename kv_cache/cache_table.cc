@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kv_cache/cache_table.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/dtype.h"
+#include "kernels/base/status_macros.h"
+#include "kv_cache/error_detail.h"
+
+namespace attnd {
+namespace {
+
+constexpr size_t kMaxNameBytes = 128;
+
+absl::Status CheckName(std::string_view name) {
+  const bool valid = !name.empty() && name.size() <= kMaxNameBytes &&
+                     std::all_of(name.begin(), name.end(), [](char c) {
+                       return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' ||
+                              c == '_' || c == '-';
+                     });
+  if (valid) return absl::OkStatus();
+  // The name itself may be anything, so it is not repeated.
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "the cache name has %d bytes; it must be 1 to %d characters of [A-Za-z0-9._-]", name.size(),
+      kMaxNameBytes));
+}
+
+absl::Status CheckSame(std::string_view name, const CacheGeometry& held,
+                       const CacheGeometry& asked) {
+  const auto differs = [&](const char* field, auto held_value, auto asked_value) {
+    return absl::FailedPreconditionError(absl::StrCat("cache '", std::string(name),
+                                                      "' is open with geometry.", field, " ",
+                                                      held_value, ", not ", asked_value));
+  };
+  if (held.num_layers != asked.num_layers) {
+    return differs("num_layers", held.num_layers, asked.num_layers);
+  }
+  if (held.num_query_heads != asked.num_query_heads) {
+    return differs("num_query_heads", held.num_query_heads, asked.num_query_heads);
+  }
+  if (held.num_kv_heads != asked.num_kv_heads) {
+    return differs("num_kv_heads", held.num_kv_heads, asked.num_kv_heads);
+  }
+  if (held.head_dim_k != asked.head_dim_k) {
+    return differs("head_dim_k", held.head_dim_k, asked.head_dim_k);
+  }
+  if (held.head_dim_v != asked.head_dim_v) {
+    return differs("head_dim_v", held.head_dim_v, asked.head_dim_v);
+  }
+  if (held.kv_dtype != asked.kv_dtype) {
+    return differs("kv_dtype", std::string(Name(held.kv_dtype)), std::string(Name(asked.kv_dtype)));
+  }
+  if (held.page_size_tokens != asked.page_size_tokens) {
+    return differs("page_size_tokens", held.page_size_tokens, asked.page_size_tokens);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+CacheTable::CacheTable(std::span<std::byte> memory, const Options& options)
+    : options_(options), pool_(memory), caches_(options.boot, options.max_caches) {}
+
+absl::StatusOr<CacheTable::Opened> CacheTable::Open(std::string_view name,
+                                                    const CacheGeometry& geometry,
+                                                    PageCount quota) {
+  ATTND_RETURN_IF_ERROR(CheckName(name));
+  ATTND_RETURN_IF_ERROR(geometry.Validate());
+  if (quota < PageCount(0)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("page_quota is %d; it must not be negative", quota.value()));
+  }
+  if (const auto known = by_name_.find(name); known != by_name_.end()) {
+    Cache& cache = *caches_.Find(known->second);
+    ATTND_RETURN_IF_ERROR(CheckSame(name, cache.geometry, geometry));
+    if (quota > PageCount(0)) cache.pages.set_quota(quota);
+    return Opened{.cache = &cache, .created = false};
+  }
+  const SlabLayout layout = SlabLayout::For(geometry);
+  if (layout.superblocks_per_slab > pool_.num_superblocks()) {
+    return AttachErrorDetail(
+        absl::ResourceExhaustedError(absl::StrFormat(
+            "a slab of cache '%s' takes %d superblocks of 2 MiB and the pool has %d; smaller pages "
+            "or a larger pool would do",
+            name, layout.superblocks_per_slab, pool_.num_superblocks())),
+        {.reason = ErrorReason::kPagesExhausted, .needed_pages = PageCount(layout.pages_per_slab)});
+  }
+  if (caches_.full()) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d caches are open, the most allowed; closing one makes room", caches_.size()));
+  }
+  const PageAllocator::Options page_options{.quota = quota,
+                                            .poison_free_pages = options_.poison_free_pages};
+  const CacheId id =
+      *caches_.Insert(std::make_unique<Cache>(name, geometry, pool_.base(), *this, page_options));
+  Cache& cache = *caches_.Find(id);
+  cache.id = id;
+  by_name_.emplace(name, id);
+  return Opened{.cache = &cache, .created = true};
+}
+
+absl::Status CacheTable::Close(CacheId id) {
+  const Cache* cache = caches_.Find(id);
+  if (cache == nullptr) return NotFound(id);
+  if (cache->num_sequences > 0) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "%d sequences live in cache '%s'; free them first", cache->num_sequences, cache->name));
+  }
+  by_name_.erase(cache->name);
+  caches_.Erase(id);  // the allocator gives its slabs back
+  return absl::OkStatus();
+}
+
+absl::Status CacheTable::NotFound(CacheId id) {
+  return AttachErrorDetail(absl::NotFoundError(absl::StrCat("cache ", ToString(id), " not found")),
+                           {.reason = ErrorReason::kStaleId});
+}
+
+std::optional<SuperblockRun> CacheTable::TakeSlab(const PageAllocator& taker, int64_t superblocks) {
+  std::optional<SuperblockRun> run = pool_.Allocate(superblocks);
+  caches_.ForEach([&](CacheId, Cache& cache) {
+    if (&cache.pages == &taker) return;
+    while (!run.has_value()) {
+      const std::optional<SuperblockRun> given_up = cache.pages.GiveBackEmptySlab();
+      if (!given_up) return;
+      pool_.Free(*given_up);
+      ++slabs_moved_total_;
+      run = pool_.Allocate(superblocks);
+    }
+  });
+  return run;
+}
+
+int64_t CacheTable::AvailableSuperblocks(const PageAllocator& taker) const {
+  int64_t available = pool_.free_superblocks();
+  caches_.ForEach([&](CacheId, const Cache& cache) {
+    if (&cache.pages != &taker) available += cache.pages.reclaimable_superblocks();
+  });
+  return available;
+}
+
+}  // namespace attnd
