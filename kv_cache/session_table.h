@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sessions: leases, epochs, and the tokens that take a session up again.
+//
+// A token is 16 bytes from the operating system's generator and is stored as its SHA-256 only, by
+// which it is also looked up: how long a lookup takes says nothing about a token. A session whose
+// lease has ended is NOT_FOUND for everyone until it is erased. Not thread-safe: KvCache's lock
+// guards it.
+//
+//   StatusOr<SessionGrant> grant = sessions.Open(lease, "model-server-1");
+//   StatusOr<Session*> session = sessions.Authorize(grant->ref);   // renews the lease
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/btree_set.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/clock.h"
+#include "kv_cache/access.h"
+#include "kv_cache/ids.h"
+#include "kv_cache/slot_table.h"
+
+namespace attnd {
+
+using TokenHash = std::array<uint8_t, 32>;
+
+struct Session {
+  uint64_t epoch = 1;
+  Duration lease{};
+  MonotonicTime lease_end;
+  TokenHash token_hash{};
+  std::string label;
+  absl::btree_set<SequenceId> sequences;
+};
+
+class SessionTable {
+ public:
+  struct Options {
+    uint64_t boot = 0;
+    int64_t max_sessions = 0;
+    Duration default_lease{};
+    Duration max_lease{};
+  };
+
+  // `clock` outlives the table.
+  SessionTable(const Options& options, const Clock& clock);
+
+  // A lease of zero means the default, or on resuming what it was; it is cut to the maximum.
+  absl::StatusOr<SessionGrant> Open(Duration lease, std::string_view label);
+  absl::StatusOr<SessionGrant> Resume(std::string_view token, Duration lease);
+
+  // The session, its lease renewed. NOT_FOUND where it is unknown or its lease has ended; ABORTED
+  // for an epoch that was superseded; INVALID_ARGUMENT for one that was never given out.
+  absl::StatusOr<Session*> Authorize(SessionRef by);
+  // The same without the lease: what closes a session may come after its end, and renews nothing.
+  absl::StatusOr<Session*> FindForClosing(SessionRef by);
+  void Erase(SessionId id);
+
+  std::vector<SessionRef> Expired() const;
+  const Session* Find(SessionId id) const { return sessions_.Find(id); }
+  Session* Find(SessionId id) { return sessions_.Find(id); }
+  int64_t size() const { return sessions_.size(); }
+  MonotonicTime Now() const { return clock_.Now(); }
+  // visit(SessionId, const Session&), expired ones too.
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    sessions_.ForEach(visit);
+  }
+
+ private:
+  absl::StatusOr<Duration> LeaseFor(Duration asked, Duration otherwise) const;
+
+  const Options options_;
+  const Clock& clock_;
+  SlotTable<SessionId, Session> sessions_;
+  absl::flat_hash_map<TokenHash, SessionId> by_token_;  // never iterated
+};
+
+}  // namespace attnd
