@@ -4,18 +4,20 @@
 //
 // Caches are named geometries that grow by slabs out of one pool; sessions hold sequences by a
 // lease; a sequence maps positions to pages and knows, for each layer, its length and the step that
-// was applied last. DESIGN.md's "semantics of Attend" are kept here: positions without holes, steps and
-// epochs, copy-on-write, all or nothing for each item.
+// was applied last. DESIGN.md's "semantics of Attend" are kept here: positions without holes, steps
+// and epochs, copy-on-write, all or nothing for each item.
 //
-// Thread safety: thread-safe; one lock, never held across a copy or a launch. Order is the caller's:
-// the scheduler calls Fork, Truncate, Free and CloseSession for a sequence only while none of its items is
-// launched (FAILED_PRECONDITION otherwise), and executes a lease's page copies before its launch.
+// Thread safety: thread-safe; one lock, never held across a copy or a launch. Order is the
+// caller's: the scheduler calls Fork, Truncate, Free and CloseSession for a sequence only while
+// none of its items is launched (FAILED_PRECONDITION otherwise), and executes a lease's page copies
+// before its launch.
 //
 // The life of an item:
 //
 //   StatusOr<PageReservation> reservation = cache.Reserve(access);     // at admission
-//   StatusOr<PageLease> lease = cache.Pin(access, std::move(*reservation));  // just before the launch
-//   stream.CopyPages(lease->copies()); backend.Launch(...);            // reads lease->page_offsets()
+//   StatusOr<PageLease> lease = cache.Pin(access, std::move(*reservation));  // just before the
+//   launch stream.CopyPages(lease->copies()); backend.Launch(...);            // reads
+//   lease->page_offsets()
 //   // ~PageLease, once the launch's event is done
 #pragma once
 
@@ -33,36 +35,12 @@
 #include "kernels/attention/params.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/units.h"
+#include "kv_cache/access.h"
 #include "kv_cache/geometry.h"
 #include "kv_cache/ids.h"
 #include "kv_cache/page_lease.h"
 
 namespace attnd {
-
-// Who asks: calls that name a session carry the epoch it was opened or resumed with.
-struct SessionRef {
-  SessionId session;
-  uint64_t epoch = 0;
-};
-
-// One item's access to one layer of a sequence; see AttendItem in attention.proto.
-struct LayerAccess {
-  SessionRef by;
-  SequenceId sequence;
-  LayerIndex layer;
-  bool write = false;
-  uint64_t step = 0;                  // writes only
-  TokenCount start_position;
-  TokenCount num_tokens;
-  std::optional<TokenCount> kv_length;  // reads only: attend over [0, kv_length)
-};
-
-// What a session hands to its client: the secret exists nowhere else.
-struct SessionGrant {
-  SessionRef ref;
-  std::string token;  // 16 random bytes
-  Duration lease{};
-};
 
 struct SequenceInfo {
   SequenceId sequence;
@@ -100,8 +78,8 @@ struct KvCacheStats {
   int64_t largest_free_run_superblocks = 0;  // against pool_free_bytes: fragmentation
   int64_t num_sessions = 0, num_sequences = 0;
   std::vector<CacheInfo> caches;
-  uint64_t pages_copied_total = 0;   // copy-on-write
-  uint64_t slabs_moved_total = 0;    // given back to the pool for another cache
+  uint64_t pages_copied_total = 0;  // copy-on-write
+  uint64_t slabs_moved_total = 0;   // given back to the pool for another cache
 };
 
 class KvCache {
@@ -124,7 +102,9 @@ class KvCache {
   KvCache& operator=(const KvCache&) = delete;
 
   // Caches. Open is idempotent by name; FAILED_PRECONDITION names the field of the geometry that
-  // differs. Close: FAILED_PRECONDITION while sequences live in it.
+  // differs; a quota above zero replaces the one the cache had (below what is in use it only stops
+  // growth); RESOURCE_EXHAUSTED where a single slab is larger than the pool. Close:
+  // FAILED_PRECONDITION while sequences live in it.
   struct OpenedCache {
     CacheInfo info;
     bool created = false;
@@ -133,13 +113,16 @@ class KvCache {
                                         PageCount quota);
   absl::Status CloseCache(CacheId cache);
 
-  // Sessions. A lease of zero means the default, or on resuming what it was. Resume raises the epoch and
-  // replaces the token; NOT_FOUND for a token that is unknown, replaced or whose lease ended.
+  // Sessions. A lease of zero means the default, or on resuming what it was. Resume raises the
+  // epoch and replaces the token; NOT_FOUND for a token that is unknown, replaced or whose lease
+  // ended.
   absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label);
   absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease);
   absl::StatusOr<Duration> RenewLease(SessionRef by);
   absl::Status CloseSession(SessionRef by);
-  // Sessions whose lease has ended; the scheduler closes each once nothing of it is launched.
+  // Sessions whose lease has ended; the scheduler closes each once nothing of it is launched. Until
+  // then every other call finds neither them nor their sequences. Any call that passes the check of
+  // its session's epoch starts the lease anew.
   std::vector<SessionRef> ExpiredSessions() const;
 
   // Sequences.
@@ -156,7 +139,8 @@ class KvCache {
   absl::StatusOr<uint64_t> SetClientState(SessionRef by, SequenceId sequence,
                                           uint64_t expected_version, std::string client_state);
 
-  // Items. GeometryOf serves validation before any tensor is touched and renews the session's lease.
+  // Items. GeometryOf serves validation before any tensor is touched and renews the session's
+  // lease.
   absl::StatusOr<CacheGeometry> GeometryOf(SessionRef by, SequenceId sequence);
   // Promises the pages that the access will need: new ones, and one for each shared page it writes.
   // RESOURCE_EXHAUSTED says needed, free and what would free it. Checks the range of the layer and
@@ -172,8 +156,8 @@ class KvCache {
     int64_t pages_checked = 0;
     int64_t sequences_checked = 0;
   };
-  // Walks reference counts, free lists, block tables, reservations and slabs; INTERNAL names the first
-  // disagreement.
+  // Walks reference counts, free lists, block tables, reservations and slabs; INTERNAL names the
+  // first disagreement.
   absl::StatusOr<IntegrityReport> CheckIntegrity() const;
 
  private:

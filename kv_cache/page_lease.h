@@ -27,9 +27,10 @@ namespace attnd {
 class LeaseOwner {
  public:
   virtual void ReturnReservation(SequenceId sequence) = 0;
+  // What the lease kept alive, replaced pages and the sources of its copies too, is let go.
   struct Pinned {
-    SequenceId sequence;
-    std::vector<PageId> copy_sources;  // kept alive until their copies have run
+    SequenceId sequence{};
+    int phase = 0;  // see pin_phases.h
   };
   virtual void Unpin(Pinned pinned) = 0;
 
@@ -58,6 +59,12 @@ class PageReservation {
     if (owner_ != nullptr) std::exchange(owner_, nullptr)->ReturnReservation(sequence_);
   }
 
+  // False for one that holds nothing: default, moved from, released, or of a read.
+  bool active() const { return owner_ != nullptr; }
+  SequenceId sequence() const { return sequence_; }
+  // The cache takes the promise over, in Pin: nothing is given back here. Returns its owner.
+  LeaseOwner* Detach() { return std::exchange(owner_, nullptr); }
+
  private:
   LeaseOwner* owner_ = nullptr;
   SequenceId sequence_;
@@ -69,23 +76,23 @@ class PageLease {
   // What the launch needs to know. All pointers are into the pool.
   struct View {
     std::byte* layer_base = nullptr;  // the pool's base plus the layer's stride times its index
-    CacheGeometry geometry;
-    SlabLayout layout;
-    TokenCount start_position;
-    TokenCount kv_len;        // tokens to attend over: the end of the write, or of the read
-    TokenCount layer_length;  // after the item
-    bool replayed = false;    // the step was applied before: write nothing
+    CacheGeometry geometry{};
+    SlabLayout layout{};
+    TokenCount start_position{};
+    TokenCount kv_len{};        // tokens to attend over: the end of the write, or of the read
+    TokenCount layer_length{};  // after the item
+    bool replayed = false;      // the step was applied before: write nothing
   };
 
   PageLease() = default;
-  PageLease(LeaseOwner* owner, View view, std::shared_ptr<const std::vector<uint64_t>> offsets,
+  PageLease(LeaseOwner* owner, const View& view, std::shared_ptr<const uint64_t[]> offsets,
             size_t num_pages, std::vector<PageCopy> copies, LeaseOwner::Pinned pinned)
       : owner_(owner),
         view_(view),
         offsets_(std::move(offsets)),
         num_pages_(num_pages),
         copies_(std::move(copies)),
-        pinned_(std::move(pinned)) {}
+        pinned_(pinned) {}
   PageLease(PageLease&& other) noexcept { *this = std::move(other); }
   PageLease& operator=(PageLease&& other) noexcept {
     if (this != &other) {
@@ -95,7 +102,7 @@ class PageLease {
       offsets_ = std::move(other.offsets_);
       num_pages_ = other.num_pages_;
       copies_ = std::move(other.copies_);
-      pinned_ = std::move(other.pinned_);
+      pinned_ = other.pinned_;
     }
     return *this;
   }
@@ -105,20 +112,21 @@ class PageLease {
   bool replayed() const { return view_.replayed; }
   // [ceil(kv_len / page_size)] layer-0 byte offsets; valid and unchanged as long as the lease.
   std::span<const uint64_t> page_offsets() const {
-    return offsets_ ? std::span(offsets_->data(), num_pages_) : std::span<const uint64_t>();
+    return offsets_ ? std::span(offsets_.get(), num_pages_) : std::span<const uint64_t>();
   }
-  // To be executed, in order, before the launch.
+  // To be executed, in order, before the launch. Leases of one sequence launch in the order in
+  // which they were pinned: a later one may read what an earlier one copies.
   std::span<const PageCopy> copies() const { return copies_; }
 
   void Release() {
-    if (owner_ != nullptr) std::exchange(owner_, nullptr)->Unpin(std::move(pinned_));
+    if (owner_ != nullptr) std::exchange(owner_, nullptr)->Unpin(pinned_);
     offsets_.reset();
   }
 
  private:
   LeaseOwner* owner_ = nullptr;
   View view_;
-  std::shared_ptr<const std::vector<uint64_t>> offsets_;
+  std::shared_ptr<const uint64_t[]> offsets_;
   size_t num_pages_ = 0;
   std::vector<PageCopy> copies_;
   LeaseOwner::Pinned pinned_;

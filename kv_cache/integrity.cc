@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the cache says about itself: statistics, and the walk that finds any disagreement.
+#include <algorithm>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/status_macros.h"
+#include "kv_cache/kv_cache_impl.h"
+
+namespace attnd {
+namespace {
+
+absl::Status In(const std::string& where, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::InternalError(absl::StrCat(where, ": ", status.message()));
+}
+
+}  // namespace
+
+KvCacheStats KvCache::Impl::Stats() const {
+  MutexLock lock(mu_);
+  const DevicePool& pool = caches_.pool();
+  const auto bytes = [](int64_t superblocks) {
+    return Bytes(static_cast<uint64_t>(superblocks) * kSuperblockBytes.value());
+  };
+  KvCacheStats stats{.pool_bytes = bytes(pool.num_superblocks()),
+                     .pool_free_bytes = bytes(pool.free_superblocks()),
+                     .largest_free_run_superblocks = pool.largest_free_run(),
+                     .num_sessions = sessions_.size(),
+                     .num_sequences = sequences_.size(),
+                     .caches = {},
+                     .pages_copied_total = pages_copied_total_,
+                     .slabs_moved_total = caches_.slabs_moved_total()};
+  caches_.ForEach([&](const Cache& cache) { stats.caches.push_back(Describe(cache)); });
+  return stats;
+}
+
+std::vector<SessionInfo> KvCache::Impl::ListSessions() const {
+  MutexLock lock(mu_);
+  const MonotonicTime now = sessions_.Now();
+  std::vector<SessionInfo> infos;
+  sessions_.ForEach([&](SessionId id, const Session& session) {
+    infos.push_back({.session = id,
+                     .label = session.label,
+                     .epoch = session.epoch,
+                     .num_sequences = static_cast<int64_t>(session.sequences.size()),
+                     .lease = session.lease,
+                     .lease_remaining = std::max(session.lease_end - now, Duration::zero())});
+  });
+  return infos;
+}
+
+absl::StatusOr<KvCache::IntegrityReport> KvCache::Impl::CheckIntegrity() const {
+  MutexLock lock(mu_);
+  ATTND_RETURN_IF_ERROR(CheckSequences());
+  IntegrityReport report{.sequences_checked = sequences_.size()};
+  std::vector<SuperblockRun> held;
+  absl::Status status;
+  caches_.ForEach([&](const Cache& cache) {
+    if (status.ok()) status = In(absl::StrCat("cache '", cache.name, "'"), CheckCache(cache));
+    for (const SuperblockRun& run : cache.pages.HeldRuns()) held.push_back(run);
+    report.pages_checked += (cache.pages.used() + cache.pages.free()).value();
+  });
+  ATTND_RETURN_IF_ERROR(status);
+  ATTND_RETURN_IF_ERROR(caches_.pool().CheckIntegrity(held));
+  return report;
+}
+
+// Sessions and sequences name each other, and each sequence agrees with itself.
+absl::Status KvCache::Impl::CheckSequences() const {
+  absl::Status status;
+  sequences_.ForEach([&](SequenceId id, const Sequence& sequence) {
+    if (!status.ok()) return;
+    const std::string where = absl::StrCat("sequence ", ToString(id));
+    const Session* session = sessions_.Find(sequence.session());
+    if (session == nullptr || !session->sequences.contains(id)) {
+      status = absl::InternalError(absl::StrCat(where, ": its session does not know it"));
+      return;
+    }
+    status = In(where, sequence.CheckIntegrity());
+  });
+  ATTND_RETURN_IF_ERROR(status);
+  int64_t listed = 0;
+  sessions_.ForEach([&](SessionId, const Session& session) {
+    listed += static_cast<int64_t>(session.sequences.size());
+  });
+  if (listed != sequences_.size()) {
+    return absl::InternalError(
+        absl::StrFormat("sessions list %d sequences of %d", listed, sequences_.size()));
+  }
+  return absl::OkStatus();
+}
+
+// The allocator's counts against what the cache's sequences own and were promised.
+absl::Status KvCache::Impl::CheckCache(const Cache& cache) const {
+  const size_t num_ids = cache.pages.num_page_ids();
+  std::vector<uint32_t> owners(num_ids, 0);
+  PageCount promised;
+  int64_t num_sequences = 0;
+  bool in_range = true;
+  sequences_.ForEach([&](SequenceId, const Sequence& sequence) {
+    if (&sequence.cache() != &cache) return;
+    ++num_sequences;
+    promised += sequence.pages().promised();
+    sequence.pages().ForEachOwned([&](PageId page) {
+      in_range = in_range && page.value() < num_ids;
+      if (in_range) ++owners[page.value()];
+    });
+  });
+  if (!in_range) return absl::InternalError("a sequence owns a page that does not exist");
+  if (num_sequences != cache.num_sequences) {
+    return absl::InternalError(
+        absl::StrFormat("counts %d sequences, has %d", cache.num_sequences, num_sequences));
+  }
+  if (promised != cache.pages.promised()) {
+    return absl::InternalError(absl::StrFormat("%d pages are promised, %d to sequences",
+                                               cache.pages.promised().value(), promised.value()));
+  }
+  return cache.pages.CheckIntegrity(owners);
+}
+
+}  // namespace attnd

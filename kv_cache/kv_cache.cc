@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kv_cache/kv_cache.h"
+
+#include <utility>
+
+#include "kv_cache/kv_cache_impl.h"
+
+namespace attnd {
+
+KvCache::KvCache(std::span<std::byte> pool, const Options& options, const Clock& clock)
+    : impl_(std::make_unique<Impl>(pool, options, clock)) {}
+
+KvCache::~KvCache() = default;
+
+absl::StatusOr<KvCache::OpenedCache> KvCache::OpenCache(std::string_view name,
+                                                        const CacheGeometry& geometry,
+                                                        PageCount quota) {
+  return impl_->OpenCache(name, geometry, quota);
+}
+
+absl::Status KvCache::CloseCache(CacheId cache) { return impl_->CloseCache(cache); }
+
+absl::StatusOr<SessionGrant> KvCache::OpenSession(Duration lease, std::string_view label) {
+  return impl_->OpenSession(lease, label);
+}
+
+absl::StatusOr<SessionGrant> KvCache::ResumeSession(std::string_view token, Duration lease) {
+  return impl_->ResumeSession(token, lease);
+}
+
+absl::StatusOr<Duration> KvCache::RenewLease(SessionRef by) { return impl_->RenewLease(by); }
+
+absl::Status KvCache::CloseSession(SessionRef by) { return impl_->CloseSession(by); }
+
+std::vector<SessionRef> KvCache::ExpiredSessions() const { return impl_->ExpiredSessions(); }
+
+absl::StatusOr<SequenceId> KvCache::CreateSequence(SessionRef by, CacheId cache,
+                                                   std::string client_state) {
+  return impl_->CreateSequence(by, cache, std::move(client_state));
+}
+
+absl::StatusOr<SequenceId> KvCache::Fork(SessionRef by, SequenceId parent,
+                                         std::optional<TokenCount> length) {
+  return impl_->Fork(by, parent, length);
+}
+
+absl::Status KvCache::Truncate(SessionRef by, SequenceId sequence, TokenCount length) {
+  return impl_->Truncate(by, sequence, length);
+}
+
+absl::Status KvCache::Free(SessionRef by, SequenceId sequence) { return impl_->Free(by, sequence); }
+
+absl::StatusOr<SequenceInfo> KvCache::Describe(SessionRef by, SequenceId sequence) const {
+  return impl_->Describe(by, sequence);
+}
+
+absl::StatusOr<std::vector<SequenceInfo>> KvCache::ListSequences(SessionRef by) const {
+  return impl_->ListSequences(by);
+}
+
+absl::StatusOr<uint64_t> KvCache::SetClientState(SessionRef by, SequenceId sequence,
+                                                 uint64_t expected_version,
+                                                 std::string client_state) {
+  return impl_->SetClientState(by, sequence, expected_version, std::move(client_state));
+}
+
+absl::StatusOr<CacheGeometry> KvCache::GeometryOf(SessionRef by, SequenceId sequence) {
+  return impl_->GeometryOf(by, sequence);
+}
+
+absl::StatusOr<PageReservation> KvCache::Reserve(const LayerAccess& access) {
+  return impl_->Reserve(access);
+}
+
+absl::StatusOr<PageLease> KvCache::Pin(const LayerAccess& access, PageReservation reservation) {
+  return impl_->Pin(access, reservation);
+}
+
+KvCacheStats KvCache::Stats() const { return impl_->Stats(); }
+
+std::vector<SessionInfo> KvCache::ListSessions() const { return impl_->ListSessions(); }
+
+absl::StatusOr<KvCache::IntegrityReport> KvCache::CheckIntegrity() const {
+  return impl_->CheckIntegrity();
+}
+
+}  // namespace attnd

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kv_cache/kv_cache_impl.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/status_macros.h"
+#include "kv_cache/error_detail.h"
+
+namespace attnd {
+namespace {
+
+absl::Status CheckClientState(const std::string& client_state) {
+  if (client_state.size() <= kMaxClientStateBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("client_state has %d bytes; at most %d are allowed", client_state.size(),
+                      kMaxClientStateBytes));
+}
+
+absl::Status CheckNotNegative(TokenCount length) {
+  if (length >= TokenCount(0)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("length is %d; it must not be negative", length.value()));
+}
+
+absl::Status HasLaunchedItems(SequenceId id) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "sequence ", ToString(id), " has launched items; wait until they have finished"));
+}
+
+}  // namespace
+
+KvCache::Impl::Impl(std::span<std::byte> pool, const Options& options, const Clock& clock)
+    : caches_(pool, {.boot = options.boot,
+                     .max_caches = options.max_caches,
+                     .poison_free_pages = options.poison_free_pages}),
+      sessions_({.boot = options.boot,
+                 .max_sessions = options.max_sessions,
+                 .default_lease = options.default_lease,
+                 .max_lease = options.max_lease},
+                clock),
+      sequences_(options.boot, options.max_sequences) {}
+
+// Caches.
+
+absl::StatusOr<KvCache::OpenedCache> KvCache::Impl::OpenCache(std::string_view name,
+                                                              const CacheGeometry& geometry,
+                                                              PageCount quota) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(const CacheTable::Opened opened, caches_.Open(name, geometry, quota));
+  return OpenedCache{.info = Describe(*opened.cache), .created = opened.created};
+}
+
+absl::Status KvCache::Impl::CloseCache(CacheId cache) {
+  MutexLock lock(mu_);
+  return caches_.Close(cache);
+}
+
+// Sessions.
+
+absl::StatusOr<SessionGrant> KvCache::Impl::OpenSession(Duration lease, std::string_view label) {
+  MutexLock lock(mu_);
+  return sessions_.Open(lease, label);
+}
+
+absl::StatusOr<SessionGrant> KvCache::Impl::ResumeSession(std::string_view token, Duration lease) {
+  MutexLock lock(mu_);
+  return sessions_.Resume(token, lease);
+}
+
+absl::StatusOr<Duration> KvCache::Impl::RenewLease(SessionRef by) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.Authorize(by));
+  return session->lease;
+}
+
+absl::Status KvCache::Impl::CloseSession(SessionRef by) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.FindForClosing(by));
+  for (SequenceId id : session->sequences) {
+    if (sequences_.Find(id)->pages().pinned()) return HasLaunchedItems(id);
+  }
+  for (SequenceId id : session->sequences) sequences_.Erase(id);
+  sessions_.Erase(by.session);
+  return absl::OkStatus();
+}
+
+std::vector<SessionRef> KvCache::Impl::ExpiredSessions() const {
+  MutexLock lock(mu_);
+  return sessions_.Expired();
+}
+
+// Sequences.
+
+absl::StatusOr<SequenceId> KvCache::Impl::CreateSequence(SessionRef by, CacheId cache_id,
+                                                         std::string client_state) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(Session * session, sessions_.Authorize(by));
+  ATTND_RETURN_IF_ERROR(CheckClientState(client_state));
+  Cache* cache = caches_.Find(cache_id);
+  if (cache == nullptr) return CacheTable::NotFound(cache_id);
+  ATTND_RETURN_IF_ERROR(CheckRoomForSequence());
+  return Adopt(*session, std::make_unique<Sequence>(by.session, *cache, std::move(client_state)));
+}
+
+absl::StatusOr<SequenceId> KvCache::Impl::Fork(SessionRef by, SequenceId parent_id,
+                                               std::optional<TokenCount> length) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(const Sequence* parent, FindUnpinned(by, parent_id));
+  const TokenCount shared = length.value_or(parent->max_length());
+  ATTND_RETURN_IF_ERROR(CheckNotNegative(shared));
+  if (shared > parent->max_length()) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("a fork at %d tokens of a sequence whose longest layer holds %d",
+                        shared.value(), parent->max_length().value()));
+  }
+  ATTND_RETURN_IF_ERROR(CheckRoomForSequence());
+  return Adopt(*sessions_.Find(by.session), std::make_unique<Sequence>(*parent, shared));
+}
+
+absl::Status KvCache::Impl::Truncate(SessionRef by, SequenceId id, TokenCount length) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(Sequence * sequence, FindUnpinned(by, id));
+  ATTND_RETURN_IF_ERROR(CheckNotNegative(length));
+  sequence->Truncate(length);
+  return absl::OkStatus();
+}
+
+absl::Status KvCache::Impl::Free(SessionRef by, SequenceId id) {
+  MutexLock lock(mu_);
+  ATTND_RETURN_IF_ERROR(FindUnpinned(by, id).status());
+  sessions_.Find(by.session)->sequences.erase(id);
+  sequences_.Erase(id);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SequenceInfo> KvCache::Impl::Describe(SessionRef by, SequenceId id) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(const Sequence* sequence, FindSequence(by, id));
+  SequenceInfo info = Describe(id, *sequence);
+  info.client_state = sequence->client_state();
+  return info;
+}
+
+absl::StatusOr<std::vector<SequenceInfo>> KvCache::Impl::ListSequences(SessionRef by) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.Authorize(by));
+  std::vector<SequenceInfo> infos;
+  infos.reserve(session->sequences.size());
+  for (SequenceId id : session->sequences) infos.push_back(Describe(id, *sequences_.Find(id)));
+  return infos;
+}
+
+absl::StatusOr<uint64_t> KvCache::Impl::SetClientState(SessionRef by, SequenceId id,
+                                                       uint64_t expected_version,
+                                                       std::string client_state) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(Sequence * sequence, FindSequence(by, id));
+  ATTND_RETURN_IF_ERROR(CheckClientState(client_state));
+  if (sequence->client_state_version() != expected_version) {
+    return AttachErrorDetail(absl::AbortedError(absl::StrFormat(
+                                 "the client_state of sequence %s has version %d, not %d",
+                                 ToString(id), sequence->client_state_version(), expected_version)),
+                             {.reason = ErrorReason::kSuperseded});
+  }
+  sequence->ReplaceClientState(std::move(client_state));
+  return sequence->client_state_version();
+}
+
+// Helpers.
+
+absl::StatusOr<Sequence*> KvCache::Impl::FindSequence(SessionRef by, SequenceId id) {
+  ATTND_RETURN_IF_ERROR(sessions_.Authorize(by).status());
+  Sequence* sequence = sequences_.Find(id);
+  if (sequence == nullptr || sequence->session() != by.session) {
+    return AttachErrorDetail(
+        absl::NotFoundError(absl::StrCat("sequence ", ToString(id), " not found")),
+        {.reason = ErrorReason::kStaleId});
+  }
+  return sequence;
+}
+
+absl::StatusOr<Sequence*> KvCache::Impl::FindUnpinned(SessionRef by, SequenceId id) {
+  ATTND_ASSIGN_OR_RETURN(Sequence * sequence, FindSequence(by, id));
+  if (sequence->pages().pinned()) return HasLaunchedItems(id);
+  return sequence;
+}
+
+absl::Status KvCache::Impl::CheckRoomForSequence() const {
+  if (!sequences_.full()) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%d sequences live, the most allowed; freeing one makes room", sequences_.size()));
+}
+
+absl::StatusOr<SequenceId> KvCache::Impl::Adopt(Session& session,
+                                                std::unique_ptr<Sequence> sequence) {
+  const SequenceId id = *sequences_.Insert(std::move(sequence));
+  session.sequences.insert(id);
+  return id;
+}
+
+SequenceInfo KvCache::Impl::Describe(SequenceId id, const Sequence& sequence) {
+  SequenceInfo info;
+  info.sequence = id;
+  info.cache = sequence.cache().id;
+  info.pages = PageCount(static_cast<int64_t>(sequence.pages().size()));
+  info.shared_pages = sequence.pages().CountShared();
+  info.client_state_version = sequence.client_state_version();
+  info.layer_lengths.reserve(sequence.layers().size());
+  info.layer_steps.reserve(sequence.layers().size());
+  for (const Sequence::Layer& layer : sequence.layers()) {
+    info.layer_lengths.push_back(layer.length.value());
+    info.layer_steps.push_back(layer.step);
+  }
+  return info;
+}
+
+CacheInfo KvCache::Impl::Describe(const Cache& cache) {
+  return {.cache = cache.id,
+          .name = cache.name,
+          .geometry = cache.geometry,
+          .layout = cache.pages.layout(),
+          .quota = cache.pages.quota(),
+          .used = cache.pages.used(),
+          .free = cache.pages.free(),
+          .reserved = cache.pages.promised(),
+          .num_slabs = cache.pages.num_slabs(),
+          .num_sequences = cache.num_sequences};
+}
+
+}  // namespace attnd

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// KvCache's state, under its one lock. Included by the sources of the facade only:
+// kv_cache_impl.cc (caches, sessions, sequences), item_access.cc (Reserve, Pin and what they hand
+// out), integrity.cc (statistics and CheckIntegrity).
+//
+// Thread safety: as KvCache's. Members are destroyed from the last to the first: sequences give
+// their pages back to the caches, caches their slabs to the pool.
+//
+//   MutexLock lock(mu_);
+//   ATTND_ASSIGN_OR_RETURN(Sequence * sequence, FindSequence(by, id));
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/mutex.h"
+#include "kv_cache/cache_table.h"
+#include "kv_cache/kv_cache.h"
+#include "kv_cache/sequence.h"
+#include "kv_cache/session_table.h"
+#include "kv_cache/slot_table.h"
+
+namespace attnd {
+
+class KvCache::Impl final : public LeaseOwner {
+ public:
+  Impl(std::span<std::byte> pool, const Options& options, const Clock& clock);
+
+  // As in KvCache.
+  absl::StatusOr<OpenedCache> OpenCache(std::string_view name, const CacheGeometry& geometry,
+                                        PageCount quota) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status CloseCache(CacheId cache) ABSL_LOCKS_EXCLUDED(mu_);
+
+  absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<Duration> RenewLease(SessionRef by) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status CloseSession(SessionRef by) ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<SessionRef> ExpiredSessions() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  absl::StatusOr<SequenceId> CreateSequence(SessionRef by, CacheId cache, std::string client_state)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<SequenceId> Fork(SessionRef by, SequenceId parent,
+                                  std::optional<TokenCount> length) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status Truncate(SessionRef by, SequenceId sequence, TokenCount length)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status Free(SessionRef by, SequenceId sequence) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<SequenceInfo> Describe(SessionRef by, SequenceId sequence)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<std::vector<SequenceInfo>> ListSequences(SessionRef by) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<uint64_t> SetClientState(SessionRef by, SequenceId sequence,
+                                          uint64_t expected_version, std::string client_state)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  absl::StatusOr<CacheGeometry> GeometryOf(SessionRef by, SequenceId sequence)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<PageReservation> Reserve(const LayerAccess& access) ABSL_LOCKS_EXCLUDED(mu_);
+  // Detaches `reservation` where it succeeds.
+  absl::StatusOr<PageLease> Pin(const LayerAccess& access, PageReservation& reservation)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  KvCacheStats Stats() const ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<SessionInfo> ListSessions() const ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<IntegrityReport> CheckIntegrity() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // LeaseOwner.
+  void ReturnReservation(SequenceId sequence) override ABSL_LOCKS_EXCLUDED(mu_);
+  void Unpin(Pinned pinned) override ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  // One answer for what is unknown, stale or another session's, so that it reveals nothing.
+  absl::StatusOr<Sequence*> FindSequence(SessionRef by, SequenceId id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The same for what must wait until nothing of the sequence is launched.
+  absl::StatusOr<Sequence*> FindUnpinned(SessionRef by, SequenceId id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckRoomForSequence() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<SequenceId> Adopt(Session& session, std::unique_ptr<Sequence> sequence)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status Exhausted(SequenceId id, const Sequence& sequence,
+                         const PageShortage& shortage) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckSequences() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckCache(const Cache& cache) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  static SequenceInfo Describe(SequenceId id, const Sequence& sequence);
+  static CacheInfo Describe(const Cache& cache);
+
+  mutable Mutex mu_;
+  CacheTable caches_ ABSL_GUARDED_BY(mu_);
+  SessionTable sessions_ ABSL_GUARDED_BY(mu_);
+  SlotTable<SequenceId, Sequence> sequences_ ABSL_GUARDED_BY(mu_);
+  uint64_t pages_copied_total_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace attnd
