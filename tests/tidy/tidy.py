@@ -48,7 +48,8 @@ LAYERS = {
                    "server/observe", "proto"] + SERVER_BELOW,
     # main.cc, options and server.*: what puts the daemon together, and names its backend.
     "server": ["server"] + CPU_BACKEND + ["kernels/hip", "kv_cache"],
-    "client/cpp": ["proto"],
+    # kernels/base is the vocabulary (dtypes, units, clock) that the library's interface speaks too.
+    "client/cpp": ["proto", "kernels/base"],
     # attnctl links the reference kernels for `verify`.
     "client/cli": ["client/cpp", "proto"] + CPU_BACKEND,
 }
@@ -156,13 +157,13 @@ def check_lines(path, lines):
     if not path.endswith(SOURCES) and not path.endswith(("CMakeLists.txt", "Makefile", ".md")):
         return
     for number, line in lines:
-        if TODO.search(line):
-            yield Finding(path, number, "todo", "say when it is due: TODO(condition): what")
         for pattern, message in LEFTOVERS:
             if pattern.search(line):
                 yield Finding(path, number, "leftover", message)
         if path.endswith(".md"):
             continue
+        if TODO.search(line):
+            yield Finding(path, number, "todo", "say when it is due: TODO(condition): what")
         if len(line) > MAX_COLUMNS and "://" not in line:
             yield Finding(path, number, "columns", f"{len(line)} columns, at most {MAX_COLUMNS}")
         if line != line.rstrip():
