@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection to a daemon: deadlines, retries where the error table allows, typed errors."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence as Seq
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from attnd.errors import AttndError, DeadlineExceeded, InvalidArgument, from_rpc_error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a call is sent again, always within its timeout.
+
+    The daemon's own UNAVAILABLE (queue full) waits as long as the daemon asks. A failed connection
+    means "possibly executed", so only calls that are harmless twice are repeated, after a delay
+    that doubles from `initial_delay_s` to `max_delay_s`, with up to a quarter of jitter.
+    """
+
+    max_attempts: int = 8
+    initial_delay_s: float = 0.05
+    max_delay_s: float = 1.0
+
+    def delay_s(self, attempt: int, error: AttndError) -> float:
+        """Seconds to wait after attempt number `attempt`, which counts from 1."""
+        backoff = min(self.max_delay_s, self.initial_delay_s * 2 ** (attempt - 1))
+        return (error.retry_delay_s or backoff) * random.uniform(1.0, 1.25)
+
+
+_OPTIONS = [
+    # The daemon has the limits; a client that trusts its daemon needs none of its own.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # One retry policy, ours, and a reconnect as quick as it.
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Each Channel has its own connection: what one client cancels is no other's.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class Channel:
+    """Calls methods of a daemon. Thread-safe.
+
+    `address` is "unix:/path/to/socket" or "host:port".
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float,
+        retry: RetryPolicy,
+        options: Seq[tuple[str, Any]] = (),
+    ) -> None:
+        if not isinstance(address, str) or not address:
+            raise InvalidArgument(
+                f'address: got {address!r}, expected "unix:/path/to/socket" or "host:port"'
+            )
+        self.address = address
+        self._timeout_s = timeout_s
+        self._retry = retry
+        self._channel = grpc.insecure_channel(address, [*_OPTIONS, *options])
+        self._methods: dict[str, Callable[..., bytes]] = {}
+
+    def call(
+        self,
+        service: str,
+        method: str,
+        request: bytes,
+        *,
+        idempotent: bool,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """Sends `request` to attnd.v1.`service`/`method`; the response's bytes.
+
+        Args:
+            idempotent: sending it twice does no harm, so a failed connection is retried.
+            timeout_s: for all attempts together; None: the client's default.
+
+        Raises:
+            AttndError: as the error table says. `from_channel` where the connection failed.
+        """
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        if not limit_s > 0:
+            raise InvalidArgument(f"timeout_s: got {limit_s}, expected more than 0")
+        stub = self._stub(service, method)
+        deadline = time.monotonic() + limit_s
+        attempt = 1
+        while True:
+            try:
+                return stub(request, timeout=max(deadline - time.monotonic(), 1e-3))
+            except grpc.RpcError as rpc_error:
+                error = from_rpc_error(rpc_error, method)
+            again = error.retryable and not isinstance(error, DeadlineExceeded)
+            if error.from_channel:
+                again = again and idempotent
+            delay_s = self._retry.delay_s(attempt, error)
+            if not again or attempt >= self._retry.max_attempts or self._too_late(deadline, delay_s):
+                if error.from_channel:
+                    error.args = (f"{error.args[0]} (daemon at {self.address})",)
+                raise error
+            time.sleep(delay_s)
+            attempt += 1
+
+    def close(self) -> None:
+        """Closes the connection; calls in flight are cancelled."""
+        self._channel.close()
+
+    @staticmethod
+    def _too_late(deadline: float, delay_s: float) -> bool:
+        return time.monotonic() + delay_s >= deadline
+
+    def _stub(self, service: str, method: str) -> Callable[..., bytes]:
+        path = f"/attnd.v1.{service}/{method}"
+        stub = self._methods.get(path)
+        if stub is None:
+            # Bytes in, bytes out: wire.py keeps protobuf's copies away from the tensors.
+            stub = self._methods[path] = self._channel.unary_unary(path)
+        return stub

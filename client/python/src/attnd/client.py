@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client of an attnd daemon.
+
+    with attnd.Client("unix:/run/attnd.sock") as client:
+        cache = client.open_cache("model", num_layers=30, num_query_heads=9, num_kv_heads=3,
+                                  head_dim=64)
+        with client.open_session() as session:
+            sequence = session.create_sequence(cache)
+            item = attnd.Item(sequence=sequence, layer=0, start=0, q=q, k=k, v=v)
+            out = session.attend([item])[0].out
+
+All classes are thread-safe, except that one sequence belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from attnd import tensors
+from attnd._proto import admin_pb2, attention_pb2, cache_pb2, session_pb2, types_pb2
+from attnd.attention import FlashResult, pack_flash, unpack_flash
+from attnd.channel import Channel, RetryPolicy
+from attnd.errors import InvalidArgument, MessageTooLarge
+from attnd.options import Options, integer
+from attnd.session import Session
+
+_Message = TypeVar("_Message")
+_DEFAULT_OPTIONS = Options()
+_SMALL_MESSAGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """A named geometry of the daemon; sequences are created in one.
+
+    Attributes:
+        id: of the daemon; opaque.
+        name: as it was opened.
+        geometry: layers, heads, dims, storage dtype and page size, with the defaults filled in.
+    """
+
+    id: types_pb2.Id
+    name: str
+    geometry: types_pb2.CacheGeometry
+
+
+class Client:
+    """A connection to one daemon.
+
+    Args:
+        address: "unix:/path/to/socket" or "host:port".
+        timeout_s: of every call that is given none, all its retries included.
+        retry: see `RetryPolicy`.
+        channel_options: more gRPC channel arguments.
+
+    The connection is made by the first call. Any call raises `Unavailable` where no daemon answers,
+    and `DeadlineExceeded` after its timeout.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 60.0,
+        retry: RetryPolicy | None = None,
+        channel_options: Seq[tuple[str, Any]] = (),
+    ) -> None:
+        self._channel = Channel(
+            address, timeout_s=timeout_s, retry=retry or RetryPolicy(), options=channel_options
+        )
+        self._capabilities: attention_pb2.GetCapabilitiesResponse | None = None
+
+    @property
+    def address(self) -> str:
+        """As it was given."""
+        return self._channel.address
+
+    def capabilities(self) -> attention_pb2.GetCapabilitiesResponse:
+        """What the daemon's backend supports, and its limits; asked once."""
+        if self._capabilities is None:
+            self._capabilities = self.call(
+                "AttentionService",
+                "GetCapabilities",
+                attention_pb2.GetCapabilitiesRequest(),
+                attention_pb2.GetCapabilitiesResponse,
+            )
+        return self._capabilities
+
+    def stats(self) -> admin_pb2.GetStatsResponse:
+        """One consistent look at the daemon: pools, caches, sessions, counters."""
+        return self.call(
+            "AdminService", "GetStats", admin_pb2.GetStatsRequest(), admin_pb2.GetStatsResponse
+        )
+
+    def check_integrity(self) -> admin_pb2.CheckIntegrityResponse:
+        """Lets the daemon walk its reference counts, free lists and block tables.
+
+        Raises:
+            Internal: names the first disagreement.
+        """
+        return self.call(
+            "AdminService",
+            "CheckIntegrity",
+            admin_pb2.CheckIntegrityRequest(),
+            admin_pb2.CheckIntegrityResponse,
+        )
+
+    def open_cache(
+        self,
+        name: str,
+        *,
+        num_layers: int,
+        num_query_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        head_dim_v: int | None = None,
+        dtype: Any = "f32",
+        page_size_tokens: int = 0,
+        page_quota: int = 0,
+    ) -> KvCache:
+        """Opens the cache of this name, creating it where there is none.
+
+        Args:
+            name: 1 to 128 characters of [A-Za-z0-9._-].
+            num_query_heads: a multiple of num_kv_heads.
+            head_dim: of q and k; of v too, unless head_dim_v is given.
+            dtype: storage of keys and values: "f32", "f16", "bf16", or a numpy or torch dtype.
+            page_size_tokens: 0: the daemon's default, 16.
+            page_quota: most pages this cache may hold; 0: no limit but the pool's.
+
+        Raises:
+            InvalidArgument: a bad geometry.
+            FailedPrecondition: the name exists with another geometry; says which field differs.
+            Unimplemented: no kernel serves the geometry.
+            ResourceExhausted: the pool cannot hold a single slab of it.
+        """
+        int32 = 2**31 - 1
+        geometry = types_pb2.CacheGeometry(
+            num_layers=integer("num_layers", num_layers, most=int32),
+            num_query_heads=integer("num_query_heads", num_query_heads, most=int32),
+            num_kv_heads=integer("num_kv_heads", num_kv_heads, most=int32),
+            head_dim_k=integer("head_dim", head_dim, most=int32),
+            head_dim_v=0 if head_dim_v is None else integer("head_dim_v", head_dim_v, most=int32),
+            kv_dtype=tensors.dtype_code(dtype),
+            page_size_tokens=integer("page_size_tokens", page_size_tokens, most=int32),
+        )
+        quota = integer("page_quota", page_quota)
+        response = self.call(
+            "CacheService",
+            "OpenCache",
+            cache_pb2.OpenCacheRequest(name=name, geometry=geometry, page_quota=quota),
+            cache_pb2.OpenCacheResponse,
+        )
+        opened = response.info.geometry if response.info.HasField("geometry") else geometry
+        if not opened.head_dim_v:
+            opened.head_dim_v = opened.head_dim_k
+        return KvCache(response.cache, name, opened)
+
+    def close_cache(self, cache: KvCache) -> None:
+        """Gives a cache's memory back.
+
+        Raises:
+            FailedPrecondition: sequences live in it.
+            NotFound: it was closed before.
+        """
+        self.call(
+            "CacheService",
+            "CloseCache",
+            cache_pb2.CloseCacheRequest(cache=cache.id),
+            cache_pb2.CloseCacheResponse,
+            idempotent=False,
+        )
+
+    def list_caches(self) -> list[KvCache]:
+        """All caches of the daemon."""
+        response = self.call(
+            "CacheService",
+            "ListCaches",
+            cache_pb2.ListCachesRequest(),
+            cache_pb2.ListCachesResponse,
+        )
+        return [KvCache(info.cache, info.name, info.geometry) for info in response.caches]
+
+    def open_session(self, *, lease_s: float | None = None, label: str = "") -> Session:
+        """A new session; a thread of the client renews its lease until it is closed or released.
+
+        Args:
+            lease_s: how long the daemon keeps the sequences of a client that died; None: the
+                daemon's default; capped by its maximum.
+            label: shown to operators; at most 128 bytes.
+        """
+        response = self.call(
+            "SessionService",
+            "OpenSession",
+            session_pb2.OpenSessionRequest(lease_ms=_lease_ms(lease_s), label=label),
+            session_pb2.OpenSessionResponse,
+            idempotent=False,
+        )
+        return Session(self, response)
+
+    def resume_session(self, token: bytes, *, lease_s: float | None = None) -> Session:
+        """Takes up the session of a client that died, or of this one; `sequences` are its own.
+
+        The former holder's requests are refused from then on, and `token` is void: the session
+        has a new one.
+
+        Raises:
+            NotFound: the token is unknown, was replaced, or its lease has expired.
+            Unavailable: no daemon answered. It is unknown whether the token was replaced.
+        """
+        if not isinstance(token, bytes) or len(token) != 16:
+            got = f"{len(token)} bytes" if isinstance(token, bytes) else f"a {type(token).__name__}"
+            raise InvalidArgument(f"token: got {got}, expected 16 bytes")
+        response = self.call(
+            "SessionService",
+            "ResumeSession",
+            session_pb2.ResumeSessionRequest(token=token, lease_ms=_lease_ms(lease_s)),
+            session_pb2.ResumeSessionResponse,
+            idempotent=False,
+        )
+        return Session(self, response)
+
+    def flash_attention(
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        *,
+        cu_seqlens_q: Seq[int] | None = None,
+        cu_seqlens_k: Seq[int] | None = None,
+        options: Options = _DEFAULT_OPTIONS,
+        timeout_s: float | None = None,
+    ) -> FlashResult:
+        """Attention over these tensors alone; no cache, no session.
+
+        Args:
+            q: [B, Sq, Hq, Dk]; ragged: [total_q, Hq, Dk].
+            k: [B, Sk, Hkv, Dk]; ragged: [total_k, Hkv, Dk]. Same dtype as q: f32, f16 or bf16.
+            v: [B, Sk, Hkv, Dv]; ragged: [total_k, Hkv, Dv].
+            cu_seqlens_q, cu_seqlens_k: make the call ragged: sequence b has rows [b] to [b + 1];
+                B + 1 integers, the first 0, not decreasing.
+            options: not causal unless asked for. A causal mask is aligned to the lower right
+                corner: query i has position Sk - Sq + i.
+
+        Raises:
+            InvalidArgument, TypeError: an argument does not fit; names it.
+            Unimplemented: no kernel for this combination.
+            MessageTooLarge: over the daemon's message limit.
+
+        Source: Dao, "FlashAttention-2", 2023.
+        """
+        request = pack_flash(q, k, v, cu_seqlens_q, cu_seqlens_k, options)
+        response = self.call_with_tensors("FlashAttention", request, timeout_s=timeout_s)
+        return unpack_flash(response, as_torch=tensors.is_torch(q))
+
+    def close(self) -> None:
+        """Closes the connection. Sessions that are not closed live on until their lease ends."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.address!r})"
+
+    def call(
+        self,
+        service: str,
+        method: str,
+        request: Any,
+        response_type: type[_Message],
+        *,
+        idempotent: bool = True,
+        timeout_s: float | None = None,
+    ) -> _Message:
+        """Any unary method of the wire contract. Raises as `Channel.call` does."""
+        data = self._channel.call(
+            service, method, request.SerializeToString(), idempotent=idempotent, timeout_s=timeout_s
+        )
+        return response_type.FromString(data)  # type: ignore[attr-defined, no-any-return]
+
+    def call_with_tensors(
+        self, method: str, request: bytes, *, timeout_s: float | None = None
+    ) -> bytes:
+        """A method of AttentionService, from bytes to bytes.
+
+        Raises:
+            MessageTooLarge: before anything is sent, where the request is over the limit.
+        """
+        if len(request) > _SMALL_MESSAGE_BYTES:
+            limit = self.capabilities().max_message_bytes
+            if limit and len(request) > limit:
+                detail = types_pb2.ErrorDetail(
+                    reason=types_pb2.ErrorDetail.MESSAGE_TOO_LARGE, limit_bytes=limit
+                )
+                raise MessageTooLarge(
+                    f"the request has {len(request)} bytes, expected at most {limit}: split it",
+                    detail=detail,
+                )
+        return self._channel.call(
+            "AttentionService", method, request, idempotent=True, timeout_s=timeout_s
+        )
+
+
+def _lease_ms(lease_s: float | None) -> int:
+    if lease_s is None:
+        return 0
+    if not 0.001 <= lease_s <= 2**40:
+        raise InvalidArgument(f"lease_s: got {lease_s}, expected at least 0.001 seconds")
+    return round(lease_s * 1e3)
