@@ -28,19 +28,26 @@ struct KeyRange {
   friend constexpr bool operator==(const KeyRange&, const KeyRange&) = default;
 };
 
-// The keys that causality and the window leave to the query at `position`.
-constexpr KeyRange VisibleRange(const ScoreOptions& options, int64_t position, int64_t kv_len) {
+// The smallest interval that holds what causality and the window leave to the queries at positions
+// first .. last. Empty is always {0, 0}.
+constexpr KeyRange VisibleHull(const ScoreOptions& options, int64_t first, int64_t last,
+                               int64_t kv_len) {
   // A window as wide as the integers is no window: the sums below must not overflow.
   constexpr int64_t kFar = std::numeric_limits<int64_t>::max() / 4;
   KeyRange range{0, kv_len};
-  if (options.causal) range.end = std::min(range.end, position + 1);
+  if (options.causal) range.end = std::min(range.end, last + 1);
   if (options.window_left >= 0) {
-    range.begin = std::max(range.begin, position - std::min(options.window_left, kFar));
+    range.begin = std::max(range.begin, first - std::min(options.window_left, kFar));
   }
   if (options.window_right >= 0) {
-    range.end = std::min(range.end, position + std::min(options.window_right, kFar) + 1);
+    range.end = std::min(range.end, last + std::min(options.window_right, kFar) + 1);
   }
   return range.empty() ? KeyRange{0, 0} : range;
+}
+
+// What they leave to the one query at `position`.
+constexpr KeyRange VisibleRange(const ScoreOptions& options, int64_t position, int64_t kv_len) {
+  return VisibleHull(options, position, position, kv_len);
 }
 
 // Whether the tree mask lets row `query` see `key`. Keys past the last row's bit are not seen.

@@ -1,87 +1,155 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/cpu_backend.h"
 
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <new>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "kernels/base/dtype.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cpu/attention_reference.h"
-#include "kernels/cpu/cpu_isa.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/plan.h"
+#include "kernels/cpu/scratch.h"
 
 namespace attnd {
 namespace {
 
-Capabilities CpuCapabilities() {
+// Work below which waking another thread costs more than it brings: some 10 us of one core.
+constexpr double kParallelMultiplyAdds = 4e5;
+constexpr int64_t kParallelAppendTokens = 32;
+constexpr int64_t kParallelMergeRows = 64;
+
+Capabilities CpuCapabilities(const char* isa) {
   Capabilities capabilities;
   capabilities.backend = "cpu";
-  capabilities.isa = DispatchedIsa();
+  capabilities.isa = isa;
   for (DType q : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (DType kv : {DType::kF32, DType::kF16, DType::kBF16})
+    for (DType kv : {DType::kF32, DType::kF16, DType::kBF16}) {
       capabilities.dtypes.emplace_back(q, kv);
+    }
   }
   for (int32_t dim : {32, 64, 80, 96, 128, 192, 256}) capabilities.head_dims.emplace_back(dim, dim);
   capabilities.head_dims.emplace_back(192, 128);
   capabilities.any_head_dims = true;
-  capabilities.max_head_dim = 256;
+  capabilities.max_head_dim = static_cast<int32_t>(kMaxHeadDim);
   capabilities.max_page_size_tokens = int64_t{1} << 32;
   for (Feature feature : kAllFeatures) capabilities.features.Add(feature);
   return capabilities;
 }
 
-class CpuPlan final : public LaunchPlan {};
+// Floats on a cache-line boundary, which is all the alignment that vectors need.
+struct AlignedDelete {
+  void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
+};
+using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
+
+AlignedFloats AllocateFloats(int64_t count) {
+  void* memory = ::operator new[](static_cast<size_t>(count) * sizeof(float), std::align_val_t(64));
+  return AlignedFloats(static_cast<float*>(memory));
+}
+
+// A CpuPlan and the memory its splits meet in, which grows to the largest plan it has held.
+class PlanWithWorkspace final : public LaunchPlan {
+ public:
+  CpuPlan plan;
+
+  void Reserve(int64_t elems) {
+    if (elems <= capacity_) return;
+    capacity_ = std::max(elems, 2 * capacity_);
+    workspace_ = AllocateFloats(capacity_);
+  }
+  float* workspace() const { return workspace_.get(); }
+
+ private:
+  AlignedFloats workspace_;
+  int64_t capacity_ = 0;
+};
 
 class CpuBackend final : public AttentionBackend {
  public:
-  explicit CpuBackend(CpuDevice& device) : pool_(device.pool()) {}
+  CpuBackend(CpuDevice& device, const CpuBackendOptions& options)
+      : pool_(device.pool()),
+        caches_(options.caches),
+        kernels_(DispatchedKernels()),
+        capabilities_(CpuCapabilities(kernels_.isa)) {
+    int64_t elems = 0;
+    for (int32_t dim = 1; dim <= kMaxHeadDim; ++dim) {
+      elems = std::max(elems, Scratch::Elems(TileShapeFor(caches_, dim, 1), dim, kMaxHeadDim));
+    }
+    for (int i = 0; i < pool_.num_threads(); ++i) scratch_.push_back(AllocateFloats(elems));
+  }
 
   const Capabilities& capabilities() const override { return capabilities_; }
   absl::Status Supports(const KernelKey& key) const override {
     return CheckSupported(capabilities_, key);
   }
-  std::unique_ptr<LaunchPlan> NewPlan() const override { return std::make_unique<CpuPlan>(); }
-
-  absl::Status Plan(const AttentionParams& params, LaunchPlan&) const override {
-    return Supports(params.key);
+  std::unique_ptr<LaunchPlan> NewPlan() const override {
+    return std::make_unique<PlanWithWorkspace>();
   }
 
-  absl::Status Launch(Stream&, const LaunchPlan&, const AttentionParams& params) override {
-    for (const AttentionItem& item : params.items) ReferenceAppend(params, item);
-    pool_.Run(static_cast<int64_t>(params.items.size()), pool_.num_threads(),
-              [&](int64_t i, int) { Attend(params, params.items[static_cast<size_t>(i)]); });
+  absl::Status Plan(const AttentionParams& params, LaunchPlan& plan) const override {
+    ATTND_RETURN_IF_ERROR(Supports(params.key));
+    auto& mine = static_cast<PlanWithWorkspace&>(plan);
+    ATTND_RETURN_IF_ERROR(MakePlan(params, caches_, mine.plan));
+    mine.Reserve(mine.plan.partial_rows * PartialStride(params.key.head_dim_v));
+    return absl::OkStatus();
+  }
+
+  absl::Status Launch(Stream&, const LaunchPlan& launch_plan,
+                      const AttentionParams& params) override {
+    const auto& mine = static_cast<const PlanWithWorkspace&>(launch_plan);
+    const CpuPlan& plan = mine.plan;
+    const auto item_of = [&](const auto& task) -> const AttentionItem& {
+      return params.items[static_cast<size_t>(task.item)];
+    };
+    const auto kv = static_cast<size_t>(params.key.kv_dtype);
+
+    RunAll(plan.appends, NumAppended(plan) >= kParallelAppendTokens,
+           [&](const AppendTask& task, int) {
+             kernels_.append(AppendArgs{params, item_of(task), task});
+           });
+    RunAll(plan.attends, plan.multiply_adds >= kParallelMultiplyAdds,
+           [&](const AttentionTask& task, int worker) {
+             const TaskArgs args{params,
+                                 item_of(task),
+                                 task,
+                                 plan.shape,
+                                 scratch_[static_cast<size_t>(worker)].get(),
+                                 mine.workspace()};
+             (task.decode ? kernels_.attend_decode : kernels_.attend_tile)[kv](args);
+           });
+    RunAll(plan.merges, plan.partial_rows >= kParallelMergeRows, [&](const MergeTask& task, int) {
+      kernels_.merge(MergeArgs{params, item_of(task), task, mine.workspace()});
+    });
     return absl::OkStatus();
   }
 
  private:
-  static void Attend(const AttentionParams& params, const AttentionItem& item) {
-    if (item.q.data == nullptr) return;
-    const int64_t rows = item.query_len * params.num_query_heads;
-    std::vector<double> out(static_cast<size_t>(rows * params.key.head_dim_v));
-    std::vector<double> lse(static_cast<size_t>(rows));
-    ReferenceAttention(params, item, out.data(), lse.data());
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t i = row / params.num_query_heads, h = row % params.num_query_heads;
-      const int64_t o = i * item.out.token_stride_elems + h * item.out.head_stride_elems;
-      for (int64_t d = 0; d < params.key.head_dim_v; ++d) {
-        StoreFromFloat(
-            params.key.q_dtype, item.out.data, o + d,
-            static_cast<float>(out[static_cast<size_t>(row * params.key.head_dim_v + d)]));
-      }
-      if (item.lse.data != nullptr) {
-        item.lse.data[i * item.lse.token_stride_elems + h * item.lse.head_stride_elems] =
-            static_cast<float>(lse[static_cast<size_t>(row)]);
-      }
-    }
+  static int64_t NumAppended(const CpuPlan& plan) {
+    int64_t tokens = 0;
+    for (const AppendTask& task : plan.appends) tokens += task.token_end - task.token_begin;
+    return tokens;
   }
 
-  const Capabilities capabilities_ = CpuCapabilities();
+  template <class Task, class F>
+  void RunAll(const std::vector<Task>& tasks, bool parallel, F&& run) {
+    pool_.Run(static_cast<int64_t>(tasks.size()), parallel ? pool_.num_threads() : 1,
+              [&](int64_t i, int worker) { run(tasks[static_cast<size_t>(i)], worker); });
+  }
+
   ThreadPool& pool_;
+  const CacheSizes caches_;
+  const CpuKernels& kernels_;
+  const Capabilities capabilities_;
+  std::vector<AlignedFloats> scratch_;  // one a thread of the pool
 };
 
 }  // namespace
 
-std::unique_ptr<AttentionBackend> MakeCpuBackend(CpuDevice& device) {
-  return std::make_unique<CpuBackend>(device);
+std::unique_ptr<AttentionBackend> MakeCpuBackend(CpuDevice& device,
+                                                 const CpuBackendOptions& options) {
+  return std::make_unique<CpuBackend>(device, options);
 }
 
 }  // namespace attnd

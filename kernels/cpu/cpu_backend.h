@@ -14,10 +14,16 @@
 
 #include "kernels/backend/attention_backend.h"
 #include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/cpu_topology.h"
 
 namespace attnd {
 
+struct CpuBackendOptions {
+  CacheSizes caches = DetectCacheSizes();  // what tiles are sized to
+};
+
 // `device` must outlive the backend.
-std::unique_ptr<AttentionBackend> MakeCpuBackend(CpuDevice& device);
+std::unique_ptr<AttentionBackend> MakeCpuBackend(CpuDevice& device,
+                                                 const CpuBackendOptions& options = {});
 
 }  // namespace attnd

@@ -8,8 +8,8 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cpu/cpu_isa.h"
 #include "kernels/cpu/cpu_topology.h"
+#include "kernels/cpu/kernels.h"
 
 namespace attnd {
 namespace {
@@ -58,8 +58,8 @@ int ThreadsFor(const CpuDeviceOptions& options) {
 
 CpuDevice::CpuDevice(const CpuDeviceOptions& options) : pool_(ThreadsFor(options)) {
   const int threads = pool_.num_threads();
-  info_.name =
-      absl::StrCat("cpu: ", threads, threads == 1 ? " thread, " : " threads, ", DispatchedIsa());
+  info_.name = absl::StrCat("cpu: ", threads, threads == 1 ? " thread, " : " threads, ",
+                            DispatchedKernels().isa);
   info_.total_memory = options.memory_limit > Bytes(0) ? options.memory_limit : UsableMemory();
   info_.host_memory = true;
 }

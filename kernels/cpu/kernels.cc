@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/kernels.h"
+
+// Highway compiles this file once for each target.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/kernels.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.h.
+#include "hwy/highway.h"
+#include "kernels/cpu/append-inl.h"
+#include "kernels/cpu/decode-inl.h"
+#include "kernels/cpu/finish-inl.h"
+#include "kernels/cpu/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attnd {
+namespace HWY_NAMESPACE {
+
+void Merge(const MergeArgs& args) { MergeSplits(args); }
+void AppendAll(const AppendArgs& args) { Append(args); }
+
+const CpuKernels* Kernels() {
+  // In the order of DType.
+  static constexpr CpuKernels kKernels = {
+      .isa = nullptr,
+      .attend_tile = {AttendTile<float>, AttendTile<Half>, AttendTile<BFloat16>},
+      .attend_decode = {AttendDecode<float>, AttendDecode<Half>, AttendDecode<BFloat16>},
+      .merge = Merge,
+      .append = AppendAll,
+  };
+  static const CpuKernels named = [] {
+    CpuKernels kernels = kKernels;
+    kernels.isa = hwy::TargetName(HWY_TARGET);
+    return kernels;
+  }();
+  return &named;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attnd
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace attnd {
+
+HWY_EXPORT(Kernels);
+
+const CpuKernels& DispatchedKernels() { return *HWY_DYNAMIC_DISPATCH(Kernels)(); }
+
+}  // namespace attnd
+#endif  // HWY_ONCE

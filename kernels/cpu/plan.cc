@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/plan.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/attention/visibility.h"
+#include "kernels/base/status_macros.h"
+
+namespace attnd {
+namespace {
+
+// Tokens whose keys and values one append task writes.
+constexpr int64_t kAppendTokens = 64;
+
+absl::Status CheckShapes(const AttentionParams& params) {
+  if (params.num_kv_heads < 1 || params.num_query_heads < 1 ||
+      params.num_query_heads % params.num_kv_heads != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(params.num_query_heads, " query heads over ",
+                                                   params.num_kv_heads,
+                                                   " KV heads: one must divide the other"));
+  }
+  for (size_t i = 0; i < params.items.size(); ++i) {
+    const AttentionItem& item = params.items[i];
+    const auto invalid = [i](const auto&... parts) {
+      return absl::InvalidArgumentError(absl::StrCat("item ", i, ": ", parts...));
+    };
+    if (item.query_len < 0 || item.kv_len < 0) {
+      return invalid("query_len=", item.query_len, " kv_len=", item.kv_len);
+    }
+    if (item.kv_len > 0 && item.kv.page_size_tokens < 1) {
+      return invalid("page_size_tokens=", item.kv.page_size_tokens);
+    }
+    if ((item.new_k.data == nullptr) != (item.new_v.data == nullptr)) {
+      return invalid("new_k and new_v come together");
+    }
+    if (item.new_k.data != nullptr &&
+        (item.start_position < 0 || item.start_position + item.query_len > item.kv_len)) {
+      return invalid("writes [", item.start_position, ", ", item.start_position + item.query_len,
+                     ") of ", item.kv_len, " keys");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The pieces of `keys` between multiples of `split_keys`, counted from position 0.
+struct Splits {
+  KeyRange keys;
+  int64_t split_keys;
+
+  int64_t first() const { return keys.begin / split_keys; }
+  int64_t count() const {
+    return keys.empty() ? 1 : (keys.end + split_keys - 1) / split_keys - first();
+  }
+  KeyRange at(int64_t index) const {
+    const int64_t begin = (first() + index) * split_keys;
+    return {std::max(keys.begin, begin), std::min(keys.end, begin + split_keys)};
+  }
+};
+
+class Planner {
+ public:
+  Planner(const AttentionParams& params, CpuPlan& plan) : params_(params), plan_(plan) {}
+
+  void AddItem(int32_t index) {
+    const AttentionItem& item = params_.items[static_cast<size_t>(index)];
+    if (item.new_k.data != nullptr) {
+      for (int64_t token = 0; token < item.query_len; token += kAppendTokens) {
+        plan_.appends.push_back({index, token, std::min(item.query_len, token + kAppendTokens)});
+      }
+    }
+    if (item.q.data == nullptr) return;
+    const int64_t rows = item.query_len * group();
+    const int64_t row_tile = plan_.shape.row_tile;
+    const bool decode = rows <= kMaxDecodeRows;
+    for (int64_t begin = 0; begin < rows; begin += row_tile) {
+      const int64_t end = std::min(rows, begin + row_tile);
+      const KeyRange keys = VisibleHull(item.options, item.start_position + begin / group(),
+                                        item.start_position + (end - 1) / group(), item.kv_len);
+      // Many tiles of rows keep many threads busy; one tile is split along its keys.
+      const int64_t split_keys = decode             ? kDecodeSplitKeys
+                                 : rows <= row_tile ? kTileSplitKeys
+                                                    : std::max<int64_t>(1, item.kv_len);
+      for (int32_t head = 0; head < params_.num_kv_heads; ++head) {
+        AddRows({.item = index,
+                 .kv_head = head,
+                 .row_begin = begin,
+                 .row_end = end,
+                 .keys = keys,
+                 .partial_row = kNoPartial,
+                 .decode = decode},
+                split_keys);
+      }
+    }
+  }
+
+ private:
+  int64_t group() const { return params_.num_query_heads / params_.num_kv_heads; }
+
+  void AddRows(AttentionTask task, int64_t split_keys) {
+    const Splits splits{task.keys, split_keys};
+    const int64_t rows = task.row_end - task.row_begin;
+    if (splits.count() == 1) {
+      plan_.attends.push_back(task);
+      return;
+    }
+    plan_.merges.push_back({task.item, task.kv_head, task.row_begin, task.row_end,
+                            plan_.partial_rows, splits.count()});
+    for (int64_t s = 0; s < splits.count(); ++s) {
+      task.keys = splits.at(s);
+      task.partial_row = plan_.partial_rows;
+      plan_.attends.push_back(task);
+      plan_.partial_rows += rows;
+    }
+  }
+
+  const AttentionParams& params_;
+  CpuPlan& plan_;
+};
+
+// Pairs of row and key, causality taken as half of the last square: what the order goes by.
+int64_t Work(const AttentionTask& task) {
+  return (task.row_end - task.row_begin) * (task.keys.end - task.keys.begin);
+}
+
+}  // namespace
+
+absl::Status MakePlan(const AttentionParams& params, const CacheSizes& caches, CpuPlan& plan) {
+  ATTND_RETURN_IF_ERROR(CheckShapes(params));
+  plan.shape = TileShapeFor(caches, params.key.head_dim_k, params.key.head_dim_v);
+  plan.appends.clear();
+  plan.attends.clear();
+  plan.merges.clear();
+  plan.partial_rows = 0;
+  plan.multiply_adds = 0;
+
+  Planner planner(params, plan);
+  for (size_t i = 0; i < params.items.size(); ++i) planner.AddItem(static_cast<int32_t>(i));
+
+  // std::sort would do for the results; equal tasks keep their order so that plans compare equal.
+  // std::stable_sort allocates, so position is the tie-break by way of the fields it follows.
+  std::ranges::sort(plan.attends, [](const AttentionTask& a, const AttentionTask& b) {
+    if (Work(a) != Work(b)) return Work(a) > Work(b);
+    if (a.item != b.item) return a.item < b.item;
+    if (a.kv_head != b.kv_head) return a.kv_head < b.kv_head;
+    if (a.row_begin != b.row_begin) return a.row_begin < b.row_begin;
+    return a.keys.begin < b.keys.begin;
+  });
+  for (const AttentionTask& task : plan.attends) {
+    plan.multiply_adds +=
+        static_cast<double>(Work(task)) * (params.key.head_dim_k + params.key.head_dim_v);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace attnd

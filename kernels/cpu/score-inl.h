@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What happens to a block of scores between the two products: soft cap and ALiBi, masks, the online
+// softmax, dropout. Shared by the tile and the decode kernel. Scores are in base 2 from here on,
+// exp(s) = 2^(s log2 e), which saves a multiplication a score. Included once per Highway target.
+#if defined(ATTND_KERNELS_CPU_SCORE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTND_KERNELS_CPU_SCORE_INL_H_
+#undef ATTND_KERNELS_CPU_SCORE_INL_H_
+#else
+#define ATTND_KERNELS_CPU_SCORE_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "hwy/highway.h"
+#include "kernels/base/philox.h"
+#include "kernels/cpu/convert-inl.h"
+#include "kernels/cpu/row_block.h"
+#include "kernels/cpu/tile_shape.h"
+#include "kernels/cpu/vec_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attnd {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+inline constexpr float kLog2e = 1.44269504088896341f;
+inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// Columns [begin, end) of a block of scores, whole vectors; column c is the key first_key + c.
+struct ScoreBlock {
+  float* scores;  // [rows][kScoreStride]
+  int64_t first_key;
+  int64_t begin;
+  int64_t end;
+
+  KeyRange Keys() const { return {first_key + begin, first_key + end}; }
+};
+
+// Where the options only scale, scores stay raw products and the softmax scales them; otherwise
+// ShapeScores has made base-2 scores of them and there is nothing left to scale. A scale that is
+// not positive takes the long way too: largest scores would not be largest products.
+inline bool NeedsShaping(const ScoreOptions& options) {
+  return options.softcap > 0.0f || options.alibi_slopes != nullptr ||
+         !(options.softmax_scale > 0.0f);
+}
+inline float SoftmaxFactor(const ScoreOptions& options) {
+  return NeedsShaping(options) ? 1.0f : options.softmax_scale * kLog2e;
+}
+
+HWY_NOINLINE HWY_ATTR void ShapeScores(const RowBlock& block, const ScoreBlock& s) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const int64_t lanes = FloatLanes();
+  const ScoreOptions& options = block.item->options;
+  const bool caps = options.softcap > 0.0f;
+  const FloatVec scale =
+      hn::Set(d, caps ? options.softmax_scale / options.softcap : options.softmax_scale);
+  const FloatVec cap = hn::Set(d, options.softcap);
+  const FloatVec log2e = hn::Set(d, kLog2e);
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const bool biased = options.alibi_slopes != nullptr;
+    const FloatVec slope = hn::Set(d, biased ? -options.alibi_slopes[block.Head(r)] : 0.0f);
+    // Distances are differences of integers: exact in fp32 up to 2^24 tokens.
+    const int64_t distance = block.Position(r) - s.first_key;
+    float* row = s.scores + r * kScoreStride;
+    for (int64_t c = s.begin; c < s.end; c += lanes) {
+      FloatVec x = hn::Mul(hn::Load(d, row + c), scale);
+      if (caps) x = hn::Mul(cap, Tanh(d, x));
+      if (biased) {
+        const auto ahead = hn::Iota(di, static_cast<int32_t>(c - distance));
+        x = hn::MulAdd(slope, hn::Abs(hn::ConvertTo(d, ahead)), x);
+      }
+      hn::Store(hn::Mul(x, log2e), d, row + c);
+    }
+  }
+}
+
+// Minus infinity wherever a row does not see a key. By selection: whatever the score was, it is
+// gone.
+HWY_NOINLINE HWY_ATTR void MaskScores(const RowBlock& block, const ScoreBlock& s) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const int64_t lanes = FloatLanes();
+  const auto minus_infinity = hn::Set(d, kMinusInfinity);
+  const auto column = [&](int64_t key) {
+    return static_cast<int32_t>(std::clamp<int64_t>(key - s.first_key, s.begin, s.end));
+  };
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const KeyRange range = block.Range(r);
+    const auto first = hn::Set(di, column(range.begin)), last = hn::Set(di, column(range.end) - 1);
+    float* row = s.scores + r * kScoreStride;
+    for (int64_t c = s.begin; c < s.end; c += lanes) {
+      const auto index = hn::Iota(di, static_cast<int32_t>(c));
+      const auto outside = hn::Or(hn::Lt(index, first), hn::Gt(index, last));
+      hn::Store(hn::IfThenElse(hn::RebindMask(d, outside), minus_infinity, hn::Load(d, row + c)), d,
+                row + c);
+    }
+    if (block.item->options.tree_mask == nullptr) continue;
+    for (int64_t c = s.begin; c < s.end; ++c) {
+      if (!TreeMaskAllows(*block.item, block.Query(r), s.first_key + c)) row[c] = kMinusInfinity;
+    }
+  }
+}
+
+// One step of the online softmax: scores become weights 2^(score * factor - max), max and sum (a
+// vector of kDimAlign a row) take them in, rescale[r] is what earlier results are to be multiplied
+// by.
+HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s, float factor, float* max,
+                                       float* sum, float* rescale) {
+  const FloatTag d;
+  const int64_t lanes = FloatLanes();
+  const FloatVec vfactor = hn::Set(d, factor);
+  HWY_ALIGN float change[kDimAlign] = {};  // old max - new max
+  float shift[kMaxBlockRows];
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* row = s.scores + r * kScoreStride;
+    FloatVec largest = hn::Set(d, kMinusInfinity);
+    for (int64_t c = s.begin; c < s.end; c += lanes) {
+      largest = hn::Max(hn::Load(d, row + c), largest);
+    }
+    // A NaN may or may not show up here; among the weights it will in any case.
+    const float score = hn::GetLane(hn::MaxOfLanes(d, largest)) * factor;
+    const float new_max = std::max(max[r], score);
+    shift[r] = new_max == kMinusInfinity ? 0.0f : new_max;  // nothing seen yet: weights are 0
+    change[r] = max[r] - shift[r];
+    max[r] = new_max;
+  }
+  for (int64_t r = 0; r < kDimAlign; r += lanes) {
+    hn::StoreU(Exp2(d, hn::Load(d, change + r)), d, rescale + r);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = s.scores + r * kScoreStride;
+    const FloatVec vshift = hn::Set(d, shift[r]);
+    FloatVec total = hn::Zero(d);
+    for (int64_t c = s.begin; c < s.end; c += lanes) {
+      const FloatVec weight = Exp2(d, hn::MulSub(hn::Load(d, row + c), vfactor, vshift));
+      hn::Store(weight, d, row + c);
+      total = hn::Add(total, weight);
+    }
+    float* row_sum = sum + r * kDimAlign;
+    hn::Store(hn::MulAdd(hn::Load(d, row_sum), hn::Set(d, rescale[r]), total), d, row_sum);
+  }
+}
+
+// Drops weights after their sum was taken. Column s.begin is a multiple of four keys.
+HWY_NOINLINE HWY_ATTR void DropWeights(const RowBlock& block, const ScoreBlock& s) {
+  const Dropout& dropout = block.item->options.dropout;
+  const uint32_t threshold = dropout.threshold();
+  const float scale = dropout.scale();
+  for (int64_t r = 0; r < block.rows; ++r) {
+    float* row = s.scores + r * kScoreStride;
+    const auto head = static_cast<uint32_t>(block.Head(r));
+    const auto position = static_cast<uint32_t>(block.Position(r));
+    for (int64_t c = s.begin; c < s.end; c += 4) {
+      const auto key_block = static_cast<uint32_t>((s.first_key + c) / 4);
+      const auto draws = DropoutDraws(dropout, head, position, key_block);
+      for (int64_t i = 0; i < 4; ++i) row[c + i] *= draws[i] >= threshold ? scale : 0.0f;
+    }
+  }
+}
+
+// Scores to weights: everything between the products.
+HWY_INLINE HWY_ATTR void ScoresToWeights(const RowBlock& block, const ScoreBlock& s, bool masked,
+                                         float* max, float* sum, float* rescale) {
+  const ScoreOptions& options = block.item->options;
+  if (NeedsShaping(options)) ShapeScores(block, s);
+  if (masked) MaskScores(block, s);
+  SoftmaxStep(block.rows, s, SoftmaxFactor(options), max, sum, rescale);
+  if (options.dropout.enabled()) DropWeights(block, s);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attnd
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How attention is cut up: the one place that knows why the tiles have their sizes.
+//
+// A tile shape depends on the head dim and the machine's caches, never on the batch: an item's
+// result must not. Pure functions, safe from any thread.
+//
+//   TileShape shape = TileShapeFor(DetectCacheSizes(), /*head_dim_k=*/128, /*head_dim_v=*/128);
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/cpu_topology.h"
+
+namespace attnd {
+
+// Query rows that the widest register kernel computes at once. Row tiles are multiples of it.
+inline constexpr int kMaxBlockRows = 12;
+
+// Most keys of a tile. Score rows have a fixed stride, a little longer than that, so that the rows
+// of a block do not fall into the same cache sets.
+inline constexpr int64_t kMaxKeyTile = 256;
+inline constexpr int64_t kScoreStride = kMaxKeyTile + 16;
+
+// Head dims in buffers are rounded up to this many fp32 elements: the widest vector.
+inline constexpr int64_t kDimAlign = 16;
+inline constexpr int64_t kMaxHeadDim = 256;
+
+// Rows that the decode kernel takes; more go to the tile kernel. A row is one query of one query
+// head; the rows of a KV head, over all query heads it serves, are computed together.
+inline constexpr int64_t kMaxDecodeRows = 8;
+
+// Keys that the decode kernel takes at a time: their K and V rows stay in L1 while the next ones
+// are fetched.
+inline constexpr int64_t kDecodeChunk = 32;
+
+// A split is a run of keys whose partial result is computed on its own; splits begin at multiples
+// of this position whatever the batch. Decode: 0.5 MiB of K and V at head_dim 128 in 16 bits, two
+// hundred times what a partial result takes. Few rows in a tile: as long, in time, as a tile of
+// many.
+inline constexpr int64_t kDecodeSplitKeys = 1024;
+inline constexpr int64_t kTileSplitKeys = 4096;
+
+struct TileShape {
+  int64_t row_tile = 0;  // query rows that share one packing of K and V; multiple of kMaxBlockRows
+  int64_t key_tile = 0;  // keys packed at a time; a multiple of 32, at most kMaxKeyTile
+
+  friend constexpr bool operator==(const TileShape&, const TileShape&) = default;
+};
+
+// The packed K and V of a tile, and the packed queries and fp32 outputs of its rows, are what a
+// core goes back to: each of the two gets a quarter of L2, so that both stay there beside the rows
+// of K and V that stream in. A tile of 64 keys at least, or rescaling outweighs the product.
+constexpr TileShape TileShapeFor(const CacheSizes& caches, int64_t head_dim_k, int64_t head_dim_v) {
+  const int64_t quarter_elems = caches.l2_bytes / 4 / static_cast<int64_t>(sizeof(float));
+  const int64_t dims = head_dim_k + head_dim_v;
+  TileShape shape{.row_tile = kMaxBlockRows * 32, .key_tile = kMaxKeyTile};
+  while (shape.key_tile > 64 && shape.key_tile * dims > quarter_elems) shape.key_tile /= 2;
+  while (shape.row_tile > 4 * kMaxBlockRows && shape.row_tile * dims > quarter_elems) {
+    shape.row_tile /= 2;
+  }
+  return shape;
+}
+
+constexpr int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace attnd
