@@ -36,22 +36,22 @@ struct AttendItem {
   // At most the layer's length. Below it, the layer is cut there first: that is how rejected
   // speculative tokens go.
   int64_t start_position = 0;
-  ConstTensor q;  // [n, num_query_heads, head_dim_k]
-  ConstTensor k;  // [n, num_kv_heads, head_dim_k], dtype of q
-  ConstTensor v;  // [n, num_kv_heads, head_dim_v], dtype of q
-  AttentionOptions options;
-  std::optional<int64_t> kv_length;  // reads only: attend over [0, kv_length)
+  ConstTensor q{};  // [n, num_query_heads, head_dim_k]
+  ConstTensor k{};  // [n, num_kv_heads, head_dim_k], dtype of q
+  ConstTensor v{};  // [n, num_kv_heads, head_dim_v], dtype of q
+  AttentionOptions options{};
+  std::optional<int64_t> kv_length{};  // reads only: attend over [0, kv_length)
   // 0: the next one of this sequence and layer, which is right unless steps are counted elsewhere.
   uint64_t step = 0;
   // Where to put the results. Not given: the result views the received message.
-  MutableTensor out;  // [n, num_query_heads, head_dim_v], dtype of q
-  MutableTensor lse;  // f32 [num_query_heads, n]
+  MutableTensor out{};  // [n, num_query_heads, head_dim_v], dtype of q
+  MutableTensor lse{};  // f32 [num_query_heads, n]
 };
 
 struct AttendItemResult {
-  absl::Status status;  // of this item; the tensors are there only where it is OK
-  TensorView out;       // [n, num_query_heads, head_dim_v]; absent where q was
-  TensorView lse;       // f32 [num_query_heads, n], where asked for
+  absl::Status status{};  // of this item; the tensors are there only where it is OK
+  TensorView out{};       // [n, num_query_heads, head_dim_v]; absent where q was
+  TensorView lse{};       // f32 [num_query_heads, n], where asked for
   int64_t layer_length = 0;
   bool replayed = false;  // the step had been applied before: nothing was written
 };

@@ -18,6 +18,11 @@
 #include "kernels/base/status_macros.h"
 
 namespace attnd::client {
+namespace {
+
+thread_local bool t_in_callback = false;
+
+}  // namespace
 
 // The reactor of the stream. One write and one read are outstanding at most; gRPC calls On...() one
 // at a time for each direction. Lock order: none is held across gRPC or a callback.
@@ -80,7 +85,10 @@ absl::Status AttendStream::Impl::Send(std::span<const AttendItem> items, AttendC
   uint64_t id;
   {
     MutexLock lock(mu_);
-    while (slots_used_ >= max_in_flight_ && !closing_ && !broken_) changed_.Wait(mu_);
+    // A callback that waited here would wait for responses that are read after it.
+    while (!t_in_callback && slots_used_ >= max_in_flight_ && !closing_ && !broken_) {
+      changed_.Wait(mu_);
+    }
     if (closing_ || broken_) return absl::UnavailableError("the stream is over: open another");
     ++slots_used_;
     ++in_flight_;
@@ -141,7 +149,6 @@ void AttendStream::Impl::OnReadDone(bool ok) {
   }
   grpc::ByteBuffer bytes;
   bytes.Swap(&received_);
-  StartRead(&received_);
   absl::StatusOr<AttendCodec::Response> response = AttendCodec::Parse(bytes);
   Pending pending;
   {
@@ -157,9 +164,15 @@ void AttendStream::Impl::OnReadDone(bool ok) {
     }
     changed_.SignalAll();
   }
-  if (pending.done == nullptr) return context_.TryCancel();
-  absl::StatusOr<AttendResult> result = AttendCodec::Finish(*std::move(response), pending.outputs);
-  Complete(std::move(pending), std::move(result));
+  if (pending.done == nullptr) {
+    context_.TryCancel();
+  } else {
+    absl::StatusOr<AttendResult> result =
+        AttendCodec::Finish(*std::move(response), pending.outputs);
+    Complete(std::move(pending), std::move(result));
+  }
+  // Only now: with two reads under way, their callbacks would race.
+  StartRead(&received_);
 }
 
 void AttendStream::Impl::Complete(Pending pending, absl::StatusOr<AttendResult> result) {
@@ -168,7 +181,9 @@ void AttendStream::Impl::Complete(Pending pending, absl::StatusOr<AttendResult> 
   auto shared = std::make_shared<absl::StatusOr<AttendResult>>(std::move(result));
   guard->WhenReturned(session_->connection->timers(),
                       [self = this, done = std::move(pending.done), shared] {
+                        t_in_callback = true;
                         done(std::move(*shared));
+                        t_in_callback = false;
                         MutexLock lock(self->mu_);
                         --self->in_flight_;
                         self->changed_.SignalAll();

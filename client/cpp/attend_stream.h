@@ -37,11 +37,11 @@ class AttendStream {
   AttendStream(const AttendStream&) = delete;
   AttendStream& operator=(const AttendStream&) = delete;
 
-  // Sends a request and returns. Blocks while max_in_flight are without a response; in a callback
-  // it does not, for the slot of its own request is free by then. An error means that nothing was
-  // sent and that `done` will not run: INVALID_ARGUMENT as for Attend; UNAVAILABLE once the stream
-  // is over. `done` runs once, on a thread of the library, and must not block; what the items
-  // borrow is borrowed until then.
+  // Sends a request and returns. Blocks while max_in_flight are without a response, but never when
+  // called in a callback, which may go beyond that number. An error means that nothing was sent and
+  // that `done` will not run: INVALID_ARGUMENT as for Attend; UNAVAILABLE once the stream is over.
+  // `done` runs once, on a thread of the library, one after another in the order of the responses,
+  // and must not block; what the items borrow is borrowed until then.
   absl::Status Send(std::span<const AttendItem> items,
                     std::function<void(absl::StatusOr<AttendResult>)> done);
 

@@ -45,20 +45,20 @@ struct ClientOptions {
   std::string address = "127.0.0.1:7450";  // "host:port" or "unix:/path"
   Duration connect_timeout = std::chrono::seconds(5);
   Duration call_timeout = std::chrono::seconds(60);  // where CallOptions names none
-  RetryPolicy retry;
+  RetryPolicy retry{};
   // Runs retries and lease renewals. Null: a thread of the client's own; tests pass a manual one.
-  std::shared_ptr<Timers> timers;
+  std::shared_ptr<Timers> timers{};
 };
 
 // A named geometry in the daemon's pool. A value.
 struct Cache {
-  CacheInfo info;
+  CacheInfo info{};
   bool created = false;  // by this call; false: it was there already
 };
 
 struct OpenSessionOptions {
   Duration lease{};         // 0: the daemon's default
-  std::string label;        // shown to operators; at most 128 bytes
+  std::string label{};      // shown to operators; at most 128 bytes
   bool renew_lease = true;  // in the background, while the Session object lives
 };
 

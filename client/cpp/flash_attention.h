@@ -25,18 +25,18 @@ struct FlashAttentionArgs {
   int64_t batch = 1;  // dense only, as are query_len and key_len
   int64_t query_len = 0;
   int64_t key_len = 0;
-  std::span<const int64_t> cu_seqlens_q;  // [B + 1], the first 0, not decreasing
-  std::span<const int64_t> cu_seqlens_k;  // [B + 1]
+  std::span<const int64_t> cu_seqlens_q{};  // [B + 1], the first 0, not decreasing
+  std::span<const int64_t> cu_seqlens_k{};  // [B + 1]
   int32_t num_query_heads = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim_k = 0;
   int32_t head_dim_v = 0;  // 0: head_dim_k
-  ConstTensor q;
-  ConstTensor k;
-  ConstTensor v;
-  AttentionOptions options;
-  MutableTensor out;  // like q with head_dim_v; not given: the result views the received message
-  MutableTensor lse;  // f32 [batch, num_query_heads, query_len], or [num_query_heads, total_q]
+  ConstTensor q{};
+  ConstTensor k{};
+  ConstTensor v{};
+  AttentionOptions options{};
+  MutableTensor out{};  // like q with head_dim_v; not given: the result views the received message
+  MutableTensor lse{};  // f32 [batch, num_query_heads, query_len], or [num_query_heads, total_q]
 
   bool ragged() const { return !cu_seqlens_q.empty() || !cu_seqlens_k.empty(); }
 };

@@ -51,9 +51,9 @@ struct CacheGeometry {
 };
 
 struct CacheInfo {
-  Id id;
-  std::string name;
-  CacheGeometry geometry;
+  Id id{};
+  std::string name{};
+  CacheGeometry geometry{};
   int64_t page_quota = 0;      // 0: no limit but the pool's
   int64_t pages_used = 0;      // owned by at least one sequence
   int64_t pages_free = 0;      // in slabs of this cache
@@ -65,21 +65,21 @@ struct CacheInfo {
 };
 
 struct SequenceInfo {
-  Id id;
-  Id cache;
-  std::vector<int64_t> layer_lengths;  // tokens; resume at the minimum
-  std::vector<uint64_t> layer_steps;   // the step applied last, 0 for none
+  Id id{};
+  Id cache{};
+  std::vector<int64_t> layer_lengths{};  // tokens; resume at the minimum
+  std::vector<uint64_t> layer_steps{};   // the step applied last, 0 for none
   int64_t pages = 0;
   int64_t shared_pages = 0;
-  std::string client_state;  // from Describe and ResumeSession only
+  std::string client_state{};  // from Describe and ResumeSession only
   uint64_t client_state_version = 0;
 
   int64_t min_length() const;  // the shortest layer: tokens that are complete; 0 without layers
 };
 
 struct SessionInfo {
-  Id id;
-  std::string label;
+  Id id{};
+  std::string label{};
   uint64_t epoch = 0;
   int64_t sequences = 0;
   Duration lease{};
@@ -90,29 +90,29 @@ struct SessionInfo {
 // The spans borrow, as tensors do.
 struct AttentionOptions {
   bool causal = false;
-  std::optional<float> softmax_scale;   // default 1 / sqrt(head_dim_k)
-  std::optional<int64_t> window_left;   // keys visible before the query's own position
-  std::optional<int64_t> window_right;  // and after it
-  float softcap = 0.0f;                 // 0: off
-  std::span<const float> alibi_slopes;  // [num_query_heads]
-  std::span<const float> sinks;         // [num_query_heads], logits
-  std::span<const uint8_t> tree_mask;   // [n, ceil(n / 8)], least significant bit first
-  Dropout dropout;
+  std::optional<float> softmax_scale{};   // default 1 / sqrt(head_dim_k)
+  std::optional<int64_t> window_left{};   // keys visible before the query's own position
+  std::optional<int64_t> window_right{};  // and after it
+  float softcap = 0.0f;                   // 0: off
+  std::span<const float> alibi_slopes{};  // [num_query_heads]
+  std::span<const float> sinks{};         // [num_query_heads], logits
+  std::span<const uint8_t> tree_mask{};   // [n, ceil(n / 8)], least significant bit first
+  Dropout dropout{};
   bool return_lse = false;
 };
 
 // What a daemon's backend supports, and its limits.
 struct Capabilities {
-  std::string version;
-  std::string backend;
-  std::string isa;
-  std::string device;
-  std::vector<std::pair<DType, DType>> dtypes;         // (q, kv)
-  std::vector<std::pair<int32_t, int32_t>> head_dims;  // (k, v), the tuned ones
+  std::string version{};
+  std::string backend{};
+  std::string isa{};
+  std::string device{};
+  std::vector<std::pair<DType, DType>> dtypes{};         // (q, kv)
+  std::vector<std::pair<int32_t, int32_t>> head_dims{};  // (k, v), the tuned ones
   bool any_head_dim = false;
   int32_t max_head_dim = 0;
   int64_t max_page_size_tokens = 0;
-  std::vector<std::string> features;
+  std::vector<std::string> features{};
   int64_t max_items_per_request = 0;
   int64_t max_tokens_per_request = 0;
   uint64_t max_message_bytes = 0;
@@ -122,14 +122,14 @@ struct Capabilities {
 
 // One consistent look at the daemon.
 struct Stats {
-  std::string version;
+  std::string version{};
   double uptime_seconds = 0;
-  std::string backend;
-  std::string device;
+  std::string backend{};
+  std::string device{};
   bool draining = false;
   uint64_t pool_bytes = 0;
   uint64_t pool_free_bytes = 0;
-  std::vector<CacheInfo> caches;
+  std::vector<CacheInfo> caches{};
   int64_t sessions = 0;
   int64_t sequences = 0;
   int64_t queued_items = 0;

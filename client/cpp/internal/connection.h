@@ -37,10 +37,10 @@ class UnaryCall;
 // One call to make.
 struct UnaryRequest {
   const char* method = nullptr;  // "/attnd.v1.CacheService/ListCaches"; static
-  OutgoingMessage message;
-  std::shared_ptr<BorrowGuard> guard;  // shared with `message`, of what it borrows; null: nothing
+  OutgoingMessage message{};
+  std::shared_ptr<BorrowGuard> guard{};  // shared with `message`, of what it borrows; null: nothing
   Repeat repeat = Repeat::kOnlyIfRefused;
-  CallOptions options;
+  CallOptions options{};
 };
 
 // The response may be moved out.
