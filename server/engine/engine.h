@@ -9,6 +9,7 @@
 //   std::unique_ptr<Event> event = *engine.Launch(batch);
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <vector>
@@ -35,17 +36,23 @@ class Engine {
 
   absl::Status Init();  // creates the stream
 
-  // Queues the whole batch. On an error nothing can be said about what ran: the device is lost.
+  // Queues the whole batch: page copies first, then the kernels. The batch holds at most one item
+  // per (sequence, layer). On an error nothing can be said about what ran: the device is lost.
   absl::StatusOr<std::unique_ptr<Event>> Launch(std::span<const LaunchItem> batch);
+
+  const DeviceInfo& device_info() const { return device_.info(); }
 
  private:
   struct Group;  // the items of one kernel and its plan, reused from batch to batch
+
+  Group& GroupFor(const WorkItem& work);
 
   AttentionBackend& backend_;
   Device& device_;
   std::unique_ptr<Stream> stream_;
   std::vector<PageCopy> copies_;
-  std::vector<std::unique_ptr<Group>> groups_;
+  std::vector<std::unique_ptr<Group>> groups_;  // the first num_groups_ belong to this batch
+  size_t num_groups_ = 0;
 };
 
 }  // namespace attnd

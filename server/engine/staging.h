@@ -3,9 +3,9 @@
 // Aligned host memory in which tensors wait for their launch and results wait for the wire.
 //
 // A request's tensors are copied once, from the socket's slices into one staging buffer; kernels
-// write their output into another, which gRPC sends from without copying. Buffers are pooled by size
-// class, bounded in total, and come back when destroyed, from any thread. Contents are undefined at
-// first. Thread-safe.
+// write their output into another, which gRPC sends from without copying. Buffers are pooled by
+// size class, bounded in total, and come back when destroyed, from any thread. Contents are
+// undefined at first. Thread-safe.
 //
 //   absl::StatusOr<StagingBuffer> buffer = staging.Allocate(Bytes(1 << 20));
 #pragma once

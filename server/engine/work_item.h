@@ -3,8 +3,9 @@
 // One item of a request as the scheduler and the engine see it: validated, its tensors in staging,
 // its kernel chosen, nothing of the wire format left.
 //
-// A cached item names a layer of a sequence; a dense one (FlashAttention) brings its keys and values.
-// Plain data; pointers are into the request's staging buffers, which live as long as the item.
+// A cached item names a layer of a sequence; a dense one (FlashAttention) brings its keys and
+// values. Plain data; pointers are into the request's staging buffers, which live as long as the
+// item.
 #pragma once
 
 #include <cstddef>
