@@ -2,9 +2,20 @@
 //
 // Everything the daemon counts and times, under the names that DESIGN.md gives, prefix `attnd_`.
 //
-// One object, passed to whoever measures; families are created once and children are looked up once,
-// so that recording is a few atomic operations. Labels are bounded: methods, codes, stages, phases,
-// cache names; never an id. Thread-safe.
+//   attnd_request_duration_seconds{method,code}   one observation a call
+//   attnd_stage_duration_seconds{stage,phase}     four a call; over all labels their sum is that of
+//                                                 attnd_request_duration_seconds
+//   attnd_requests_total{method,code}, attnd_items_total{code},
+//   attnd_admission_refused_total{reason} attnd_batch_items, _tokens, _requests         one
+//   observation a launch attnd_launches_total, attnd_kernel_seconds_total
+//   attnd_tokens_written_total, attnd_tokens_attended_total
+//   attnd_sessions_resumed_total, attnd_leases_expired_total
+//   attnd_build_info{version}                     1
+// and the gauges of gauges.h, taken at each scrape.
+//
+// One object, passed to whoever measures; families are created once and children are looked up
+// once, so that recording is a few atomic operations. Labels are bounded: methods, codes, stages,
+// phases, cache names; never an id. Thread-safe.
 //
 //   metrics.RecordRequest(Method::kAttend, absl::StatusCode::kOk, times, now, Phase::kDecode);
 //   std::string text = metrics.Serialize();
@@ -17,7 +28,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/base/clock.h"
-#include "kv_cache/kv_cache.h"
+#include "server/observe/gauges.h"
 
 namespace attnd {
 
@@ -27,19 +38,17 @@ enum class Phase { kPrefill, kDecode, kMixed };
 
 struct LaunchRecord {
   int64_t items = 0;
-  int64_t query_tokens = 0;
-  int64_t tokens_written = 0;
+  int64_t tokens = 0;        // rows of all items, what batches are limited by
+  int64_t query_tokens = 0;  // rows that attended
+  int64_t tokens_written =
+      0;                 // rows whose keys and values were stored; none where a step was repeated
   int64_t requests = 0;  // that the items belong to
+  // The device's time with this launch. Launches queued behind each other do not count time twice.
   Duration kernel{};
 };
 
-// A look at the daemon's state for the gauges, taken at each scrape.
-struct GaugeSample {
-  KvCacheStats cache;
-  int64_t queued_items = 0;
-  int64_t queued_tokens = 0;
-  uint64_t staging_bytes_in_use = 0;
-};
+// Why admission took nothing.
+enum class Refusal { kQueueFull, kDraining, kDeadline };
 
 class Metrics {
  public:
@@ -50,11 +59,13 @@ class Metrics {
   struct RequestStages {
     Duration stage_in{}, queue{}, kernel{}, stage_out{};
   };
+  // A call's duration is the sum of its stages.
   void RecordRequest(Method method, absl::StatusCode code, Phase phase,
                      const RequestStages& stages);
-  // A call that was refused before it had stages.
+  // A call that was refused before it had stages: all its time is stage_in, its phase "none".
   void RecordRefused(Method method, absl::StatusCode code, Duration total);
   void RecordItem(absl::StatusCode code);
+  void RecordRefusal(Refusal reason);
   void RecordLaunch(const LaunchRecord& launch);
   void RecordSessionResumed();
   void RecordLeaseExpired();

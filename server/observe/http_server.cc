@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/observe/http_server.h"
+
+#include <civetweb.h>
+
+#include <cstdint>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace attnd {
+namespace {
+
+constexpr char kPlainText[] = "text/plain; charset=utf-8";
+constexpr char kExposition[] = "text/plain; version=0.0.4; charset=utf-8";
+
+struct Response {
+  int code = 200;
+  const char* type = kPlainText;
+  std::string body;
+};
+
+Response FromStatus(const absl::Status& status) {
+  if (status.ok()) return {.body = "ok\n"};
+  return {.code = 503, .body = absl::StrCat(status.message(), "\n")};
+}
+
+const char* Reason(int code) {
+  switch (code) {
+    case 200:
+      return "OK";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    default:
+      return "Service Unavailable";
+  }
+}
+
+Response Answer(const HttpServer::Handlers& handlers, std::string_view method,
+                std::string_view path) {
+  if (method != "GET" && method != "HEAD") return {.code = 405, .body = "GET or HEAD\n"};
+  if (path == "/metrics") return {.type = kExposition, .body = handlers.metrics()};
+  if (path == "/healthz") return FromStatus(handlers.live());
+  if (path == "/readyz") return FromStatus(handlers.ready());
+  return {.code = 404, .body = "there are /metrics, /healthz and /readyz\n"};
+}
+
+// What civetweb hands back to its callbacks.
+struct Context {
+  HttpServer::Handlers handlers;
+  // Civetweb says why it could not start only by logging, from the thread that starts it. Messages
+  // of its other threads, about clients that went away, are dropped.
+  std::thread::id starter = std::this_thread::get_id();
+  std::string log = {};
+};
+
+int OnLog(const mg_connection* connection, const char* message) {
+  auto* context = static_cast<Context*>(mg_get_user_data(mg_get_context(connection)));
+  if (context != nullptr && context->starter == std::this_thread::get_id()) {
+    absl::StrAppend(&context->log, context->log.empty() ? "" : "; ", message);
+  }
+  return 1;
+}
+
+int OnRequest(mg_connection* connection, void* user_data) {
+  const auto* context = static_cast<const Context*>(user_data);
+  const mg_request_info* info = mg_get_request_info(connection);
+  const std::string_view method = info->request_method;
+  const Response response = Answer(context->handlers, method, info->local_uri);
+  mg_printf(connection,
+            "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
+            "Cache-Control: no-store\r\nConnection: close\r\n\r\n",
+            response.code, Reason(response.code), response.type, response.body.size());
+  if (method != "HEAD") mg_write(connection, response.body.data(), response.body.size());
+  return response.code;
+}
+
+}  // namespace
+
+class HttpServer::Impl {
+ public:
+  explicit Impl(Handlers handlers) : context_{.handlers = std::move(handlers)} {
+    mg_init_library(0);
+  }
+  ~Impl() {
+    if (server_ != nullptr) mg_stop(server_);
+    mg_exit_library();
+  }
+
+  absl::Status Start(const std::string& address) {
+    const size_t colon = address.rfind(':');
+    uint32_t port = 0;
+    if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
+        port > 65535) {
+      return absl::InvalidArgumentError(absl::StrCat("\"", address, "\" is not host:port"));
+    }
+    const char* options[] = {"listening_ports",    address.c_str(), "num_threads", "2",
+                             "request_timeout_ms", "5000",          nullptr};
+    mg_callbacks callbacks{};
+    callbacks.log_message = OnLog;
+    server_ = mg_start(&callbacks, &context_, options);
+    mg_server_port bound{};
+    if (server_ == nullptr || mg_get_server_ports(server_, 1, &bound) != 1) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot serve HTTP on ", address, ": ", context_.log));
+    }
+    mg_set_request_handler(server_, "/", OnRequest, &context_);
+    address_ = absl::StrCat(address.substr(0, colon), ":", bound.port);
+    return absl::OkStatus();
+  }
+
+  const std::string& address() const { return address_; }
+
+ private:
+  Context context_;
+  std::string address_;
+  mg_context* server_ = nullptr;
+};
+
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+HttpServer::~HttpServer() = default;
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
+                                                              Handlers handlers) {
+  auto impl = std::make_unique<Impl>(std::move(handlers));
+  if (absl::Status status = impl->Start(address); !status.ok()) return status;
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+}
+
+const std::string& HttpServer::address() const { return impl_->address(); }
+
+}  // namespace attnd
