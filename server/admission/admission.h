@@ -6,7 +6,8 @@
 // Thread-safe.
 //
 //   absl::StatusOr<RequestId> id = admission.Admit(std::move(request));
-//   // UNAVAILABLE carries a retry delay (kv_cache/error_detail.h); the request's `done` never runs then
+//   // UNAVAILABLE carries a retry delay (kv_cache/error_detail.h); the request's `done` never runs
+//   then
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/mutex.h"
 #include "kv_cache/kv_cache.h"
+#include "server/admission/drain_rate.h"
 #include "server/observe/metrics.h"
 #include "server/scheduler/request.h"
 #include "server/scheduler/scheduler.h"
@@ -30,21 +32,34 @@ class Admission final : private TicketIssuer {
     int64_t max_queued_tokens = 1 << 20;  // query tokens
   };
 
+  // Borrows all of them.
   Admission(KvCache& cache, Scheduler& scheduler, Metrics& metrics, const Clock& clock,
             const Options& options);
 
-  // Takes a share of the queue, reserves pages for each write and submits. An item whose pages cannot
-  // be had is not refused here: its outcome will be RESOURCE_EXHAUSTED and the others go on.
-  // UNAVAILABLE where the queue is full or the daemon drains; DEADLINE_EXCEEDED where the deadline
-  // has passed. `request->times.received` must be set.
-  absl::StatusOr<RequestId> Admit(std::unique_ptr<Request> request);
+  // All tickets have come back, which is so once every admitted request is destroyed.
+  ~Admission();
 
-  // From now on Admit refuses.
+  // Takes a share of the queue, reserves pages for each write and submits. An item whose pages
+  // cannot be had, or whose outcome is finished already, is not refused here: it keeps its status,
+  // which is RESOURCE_EXHAUSTED in the first case, and the others go on. `done` runs on the
+  // scheduler's thread even where no item is left to execute. A request larger than a limit is
+  // taken where nothing else is queued. `request->times.received` must be set.
+  //
+  // UNAVAILABLE where the queue is full (with a retry delay) or the daemon drains;
+  // DEADLINE_EXCEEDED where the deadline has passed. `done` never runs then.
+  absl::StatusOr<RequestId> Admit(std::unique_ptr<Request> request) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // From now on Admit refuses, and what it admitted before has been submitted: a WhenIdle that
+  // follows comes after all of it.
   void StartDraining() ABSL_LOCKS_EXCLUDED(mu_);
   bool draining() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   void Return(const QueueCost& cost) override ABSL_LOCKS_EXCLUDED(mu_);
+
+  // OK with the share taken, or why not.
+  absl::Status Take(const QueueCost& cost) ABSL_LOCKS_EXCLUDED(mu_);
+  void ReservePages(Request& request);
 
   KvCache& cache_;
   Scheduler& scheduler_;
@@ -52,7 +67,10 @@ class Admission final : private TicketIssuer {
   const Clock& clock_;
   const Options options_;
   mutable Mutex mu_;
+  CondVar submitted_;
   QueueCost held_ ABSL_GUARDED_BY(mu_);
+  DrainRate drain_rate_ ABSL_GUARDED_BY(mu_);
+  int64_t submitting_ ABSL_GUARDED_BY(mu_) = 0;  // calls of Admit between Take and Submit
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
 };
 
