@@ -42,9 +42,12 @@ def fingerprint(files: list[Path]) -> str:
 
 
 def up_to_date(files: list[Path], want: str) -> bool:
+    """Whether every module is there and was made from what is here now."""
     modules = [STAMP.parent / f"{path.stem}_pb2.py" for path in files]
     return (
-        STAMP.is_file() and STAMP.read_text() == want and all(module.is_file() for module in modules)
+        STAMP.is_file()
+        and STAMP.read_text() == want
+        and all(module.is_file() for module in modules)
     )
 
 

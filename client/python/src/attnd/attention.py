@@ -6,7 +6,8 @@ The calls themselves are `Session.attend` and `Client.flash_attention`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Seq
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,9 @@ def _pack_item(message: attention_pb2.AttendItem, payload: Payload, item: Item) 
             continue
         host = payload.add(name, getattr(message, name), value, rank=3)
         if host.shape != expected:
-            raise InvalidArgument(f"{name}: got shape {list(host.shape)}, expected {list(expected)}")
+            raise InvalidArgument(
+                f"{name}: got shape {list(host.shape)}, expected {list(expected)}"
+            )
         if dtype is not None and host.dtype != dtype:
             raise InvalidArgument(
                 f"{name}: got dtype {tensors.dtype_name(host.dtype)}, expected "
@@ -176,7 +179,7 @@ def _check_rows(item: Item) -> int:
     first = item.q if item.q is not None else item.k
     if first is None:
         raise InvalidArgument("q: got None with k and v None, expected q, or k and v, or all three")
-    shape = getattr(first, "shape", ())
+    shape: tuple[int, ...] = getattr(first, "shape", ())
     return int(shape[0]) if len(shape) else 0
 
 

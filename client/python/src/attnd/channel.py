@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,11 @@ class Channel:
             if error.from_channel:
                 again = again and idempotent
             delay_s = self._retry.delay_s(attempt, error)
-            if not again or attempt >= self._retry.max_attempts or self._too_late(deadline, delay_s):
+            if (
+                not again
+                or attempt >= self._retry.max_attempts
+                or self._too_late(deadline, delay_s)
+            ):
                 if error.from_channel:
                     error.args = (f"{error.args[0]} (daemon at {self.address})",)
                 raise error

@@ -144,7 +144,7 @@ class Client:
             num_kv_heads=integer("num_kv_heads", num_kv_heads, most=int32),
             head_dim_k=integer("head_dim", head_dim, most=int32),
             head_dim_v=0 if head_dim_v is None else integer("head_dim_v", head_dim_v, most=int32),
-            kv_dtype=tensors.dtype_code(dtype),
+            kv_dtype=tensors.dtype_code(dtype),  # type: ignore[arg-type]
             page_size_tokens=integer("page_size_tokens", page_size_tokens, most=int32),
         )
         quota = integer("page_quota", page_quota)

@@ -167,7 +167,7 @@ class Internal(AttndError):
 
 
 class SessionLost(AttndError):
-    """This handle no longer holds its session: it was closed, resumed elsewhere, or expired."""
+    """The handle no longer holds its session: closed, released, resumed elsewhere, or expired."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 

@@ -152,10 +152,10 @@ def integer(name: str, value: Any, *, least: int = 0, most: int = INT64_MAX) -> 
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: got {value!r}, expected an integer")
-    value = value.__index__()
-    if not least <= value <= most:
-        raise InvalidArgument(f"{name}: got {value}, expected {least} to {most}")
-    return value
+    number: int = value.__index__()
+    if not least <= number <= most:
+        raise InvalidArgument(f"{name}: got {number}, expected {least} to {most}")
+    return number
 
 
 def _finite(name: str, value: float) -> float:

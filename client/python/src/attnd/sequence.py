@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from attnd._proto import sequence_pb2, types_pb2
@@ -115,10 +116,8 @@ class Sequence:
         except AttndError as error:
             if not error.from_channel:
                 raise
-            try:
+            with contextlib.suppress(NotFound):  # The first attempt was executed after all.
                 self.session.call("FreeSequence", request, response_type)
-            except NotFound:
-                pass  # The first attempt was executed after all.
 
     def set_client_state(self, state: bytes, *, expected_version: int | None = None) -> int:
         """Replaces the opaque state where its version is still the expected one.

@@ -35,21 +35,32 @@ F32, F16, BF16, U8 = (
     types_pb2.DTYPE_BF16,
     types_pb2.DTYPE_U8,
 )
-_NAMES = {F32: "f32", F16: "f16", BF16: "bf16", U8: "u8"}
-_CODES = {name: code for code, name in _NAMES.items()}
-_NUMPY = {F32: np.dtype("<f4"), F16: np.dtype("<f2"), BF16: np.dtype("<u2"), U8: np.dtype("u1")}
-_FROM_NUMPY = {"float32": F32, "float16": F16, "uint16": BF16, "bfloat16": BF16, "uint8": U8}
-_FROM_TORCH = {
+_NAMES: dict[int, str] = {F32: "f32", F16: "f16", BF16: "bf16", U8: "u8"}
+_CODES: dict[str, int] = {name: code for code, name in _NAMES.items()}
+_NUMPY: dict[int, np.dtype[Any]] = {
+    F32: np.dtype("<f4"),
+    F16: np.dtype("<f2"),
+    BF16: np.dtype("<u2"),
+    U8: np.dtype("u1"),
+}
+_FROM_NUMPY: dict[str, int] = {
+    "float32": F32,
+    "float16": F16,
+    "uint16": BF16,
+    "bfloat16": BF16,
+    "uint8": U8,
+}
+_FROM_TORCH: dict[str, int] = {
     "torch.float32": F32,
     "torch.float16": F16,
     "torch.bfloat16": BF16,
     "torch.uint8": U8,
 }
-FLOATS = (F32, F16, BF16)
+FLOATS: tuple[int, ...] = (F32, F16, BF16)
 
 
 def dtype_name(code: int) -> str:
-    """ "f32", "f16", "bf16" or "u8" for a value of the proto's DType."""
+    """What a value of the proto's DType is called: "f32", "f16", "bf16" or "u8"."""
     return _NAMES.get(code, f"dtype {code}")
 
 
@@ -118,7 +129,7 @@ def to_host(name: str, value: Any, *, rank: int, dtypes: Seq[int] = FLOATS) -> H
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     array = np.ascontiguousarray(array).view(_NUMPY[code])
-    return HostTensor(code, shape, memoryview(array).cast("B"), torch_tensor)
+    return HostTensor(code, shape, memoryview(array.data).cast("B"), torch_tensor)
 
 
 def _torch_to_numpy(name: str, value: Any, code: int) -> npt.NDArray[Any]:
@@ -130,12 +141,13 @@ def _torch_to_numpy(name: str, value: Any, code: int) -> npt.NDArray[Any]:
             "tensor under torch.no_grad(), or one that was detached"
         )
     value = value.detach().cpu().contiguous()
-    return value.view(torch.uint16).numpy() if code == BF16 else value.numpy()
+    array: npt.NDArray[Any] = (value.view(torch.uint16) if code == BF16 else value).numpy()
+    return array
 
 
 def describe(tensor: types_pb2.Tensor, host: HostTensor, offset_bytes: int) -> None:
     """Fills the message's Tensor for `host` at `offset_bytes` of the message's tensor_data."""
-    tensor.dtype = host.dtype
+    tensor.dtype = host.dtype  # type: ignore[assignment]
     tensor.shape.extend(host.shape)
     tensor.offset_bytes = offset_bytes
 
@@ -166,5 +178,5 @@ def from_message(tensor: types_pb2.Tensor, data: memoryview, *, as_torch: bool) 
         return array
     import torch
 
-    result = torch.from_numpy(array.copy())
+    result: torch.Tensor = torch.from_numpy(array.copy())
     return result.view(torch.bfloat16) if tensor.dtype == BF16 else result

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token ids in a sequence's client_state: all that a new client needs to go on with a text.
 
-    16 bytes of header, little-endian: magic "ATOK", version u8, bytes per id u8 (2 or 4), row of
-    the batch u16, prompt tokens u32, target tokens u32; then the ids.
+16 bytes of header, little-endian: magic "ATOK", version u8, bytes per id u8 (2 or 4), row of
+the batch u16, prompt tokens u32, target tokens u32; then the ids.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from attnd.options import integer
 _HEADER = struct.Struct("<4sBBHII")
 _MAGIC = b"ATOK"
 _VERSION = 1
-_IDS = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_IDS: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,7 +263,12 @@ class AttndCache(Cache):  # type: ignore[misc]
     # What transformers asks of a cache.
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keeps nothing; tells the attention function, by way of the keys, whose they are."""
         setattr(key_states, _HANDOVER, (self, layer_idx))
@@ -354,7 +359,8 @@ class TokenJournal(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(
         self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
-    ) -> torch.BoolTensor:
+    ) -> torch.Tensor:
+        """Called by `generate` after every token, with input_ids [B, columns]."""
         for row, ids in enumerate(input_ids.tolist()):
             ids = ids[self._padding[row] :]
             prompt_length = self._prompt_lengths[row]

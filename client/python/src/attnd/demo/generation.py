@@ -40,7 +40,8 @@ class _EachToken(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(
         self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
-    ) -> torch.BoolTensor:
+    ) -> torch.Tensor:
+        """Called by `generate` after every token."""
         self._on_token(input_ids.shape[1] - self._columns)
         return torch.zeros(len(input_ids), dtype=torch.bool)
 

@@ -10,6 +10,8 @@ from typing import Any
 from attnd.demo.metrics import Scrape
 from attnd.transformers import AttentionClock
 
+_MIB = 2**20
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -55,19 +57,26 @@ def print_clock(clock: AttentionClock, generation_s: float) -> None:
         print(f"    {label:<34} {time_ns / 1e6:8.1f} ms  ({per_call_us:7.1f} us a call)")
 
 
-def print_daemon(stats: Any, scrape: Scrape | None, pages_peak: int) -> None:
-    """The daemon's own figures, from its metrics or, without those, from GetStats."""
-    for info in stats.caches:
-        print(
-            f"  daemon's pages: {pages_peak} in use at most, of {info.geometry.page_size_tokens} "
-            f"tokens and {info.page_bytes / 2**10:.0f} KiB each (cache {info.name})"
-        )
+def print_daemon(cache: Any, stats: Any, scrape: Scrape | None, pages_peak: int) -> None:
+    """The daemon's own figures, from its metrics or, where it has none, from GetStats."""
+
+    def figure(from_stats: float, name: str, **labels: str) -> float:
+        value = scrape.total(name, **labels) if scrape else None
+        return from_stats if value is None else value
+
+    resident = figure(stats.resident_bytes, "process_resident_memory_bytes")
+    free = figure(stats.pool_free_bytes, "attnd_pool_bytes", use="free")
+    slabs = figure(stats.pool_bytes - stats.pool_free_bytes, "attnd_pool_bytes", use="slabs")
     print(
-        f"  daemon's memory: {stats.resident_bytes / 2**20:.0f} MiB resident, "
-        f"pool {stats.pool_bytes / 2**20:.0f} MiB, {stats.pool_free_bytes / 2**20:.0f} MiB of it free"
+        f"  the daemon's pages: {pages_peak} in use at most, of {cache.geometry.page_size_tokens} "
+        f"tokens in all layers, {cache.page_bytes / 2**10:.0f} KiB each"
+    )
+    print(
+        f"  the daemon's memory: {resident / _MIB:.0f} MiB resident; "
+        f"pool: {slabs / _MIB:.0f} MiB in slabs, {free / _MIB:.0f} MiB free"
     )
     if scrape is None:
-        print("  (no --metrics given: these figures are from GetStats)")
+        print("  (from GetStats: no --metrics was given)")
 
 
 def _yes(fact: bool) -> str:

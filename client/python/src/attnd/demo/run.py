@@ -47,7 +47,9 @@ class Demo:
         """All parts; raises AttndError, ModelMissing or OSError where one cannot be run."""
         daemon = self._client.capabilities()
         print(f"attnd {daemon.version} at {self._client.address}: {daemon.backend}, {daemon.isa}")
-        print(f"{model.NAME} in fp32, {len(PROMPTS)} prompts, {self._new_tokens} greedy tokens each")
+        print(
+            f"{model.NAME} in fp32, {len(PROMPTS)} prompts, {self._new_tokens} greedy tokens each"
+        )
         register()
         self._serve_batch()
         self._kill_and_resume()
@@ -88,7 +90,8 @@ class Demo:
         self._outcome.identical = answers == self._expected
         print(f"  tokens: {self._compare(answers)} (the same left-padded batch, both times)")
         print_clock(cache.clock, generation_s)
-        print_daemon(stats, scrape, self._outcome.pages_peak)
+        info = next(info for info in stats.caches if info.name == generation.CACHE_NAME)
+        print_daemon(info, stats, scrape, self._outcome.pages_peak)
 
     def _speed(self, progress: Progress) -> str:
         return f"{self._outcome.tokens / progress.elapsed_s:.1f} tokens/s, prompts included"
@@ -154,7 +157,7 @@ class Demo:
             f"{sum(self._prompt_lengths)} in each"
         )
         print(
-            f"  accounted for: {'yes' if accounted else 'no'} (the second client began at positions "
+            f"  accounted for: {'yes' if accounted else 'no'} (the second client began at position "
             f"{found['restarts']}, {sum(again)} prompt tokens computed again)"
         )
         print(f"  tokens: {self._compare(found['answers'])}")
@@ -192,8 +195,11 @@ class Demo:
 
     @staticmethod
     def _pages(scrape: metrics.Scrape | None, stats: Any) -> int:
-        used = scrape.total(_PAGES, state="used") if scrape else None
-        return int(used) if used is not None else sum(info.pages_used for info in stats.caches)
+        name = generation.CACHE_NAME
+        used = scrape.total(_PAGES, state="used", cache=name) if scrape else None
+        if used is None:
+            used = sum(info.pages_used for info in stats.caches if info.name == name)
+        return int(used)
 
     def _tokens_written(self) -> int:
         scrape = self._scrape()

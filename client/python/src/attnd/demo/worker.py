@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The clients that the demo kills and starts anew. They talk in JSON lines on standard output.
 
-    python -m attnd.demo.worker generate --address A --model DIR    prints its session token first
-    python -m attnd.demo.worker resume --address A --model DIR      reads the token from its input
+python -m attnd.demo.worker generate --address A --model DIR    prints its session token first
+python -m attnd.demo.worker resume --address A --model DIR      reads the token from its input
 """
 
 from __future__ import annotations
