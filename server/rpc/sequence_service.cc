@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "attnd/v1/sequence.grpc.pb.h"
+#include "kernels/base/status_macros.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/draining.h"
+#include "server/rpc/reply.h"
+#include "server/rpc/services.h"
+
+namespace attnd {
+namespace {
+
+template <typename Request>
+SessionRef By(const Request& request) {
+  return {.session = FromProto<SessionId>(request.session()), .epoch = request.epoch()};
+}
+
+absl::Status CheckLength(int64_t length) {
+  if (length >= 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("length: ", length, ", expected at least 0"));
+}
+
+class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
+ public:
+  explicit SequenceServiceImpl(const ServiceContext& context) : context_(context) {}
+
+  grpc::ServerUnaryReactor* CreateSequence(grpc::CallbackServerContext* call,
+                                           const v1::CreateSequenceRequest* request,
+                                           v1::CreateSequenceResponse* response) override {
+    return ReplyNow(call, Create(*request, *response));
+  }
+  grpc::ServerUnaryReactor* ForkSequence(grpc::CallbackServerContext* call,
+                                         const v1::ForkSequenceRequest* request,
+                                         v1::ForkSequenceResponse* response) override;
+  grpc::ServerUnaryReactor* TruncateSequence(grpc::CallbackServerContext* call,
+                                             const v1::TruncateSequenceRequest* request,
+                                             v1::TruncateSequenceResponse* response) override;
+  grpc::ServerUnaryReactor* FreeSequence(grpc::CallbackServerContext* call,
+                                         const v1::FreeSequenceRequest* request,
+                                         v1::FreeSequenceResponse* response) override;
+  grpc::ServerUnaryReactor* DescribeSequence(grpc::CallbackServerContext* call,
+                                             const v1::DescribeSequenceRequest* request,
+                                             v1::DescribeSequenceResponse* response) override {
+    return ReplyNow(call, Describe(*request, *response));
+  }
+  grpc::ServerUnaryReactor* ListSequences(grpc::CallbackServerContext* call,
+                                          const v1::ListSequencesRequest* request,
+                                          v1::ListSequencesResponse* response) override {
+    return ReplyNow(call, List(*request, *response));
+  }
+  grpc::ServerUnaryReactor* SetClientState(grpc::CallbackServerContext* call,
+                                           const v1::SetClientStateRequest* request,
+                                           v1::SetClientStateResponse* response) override {
+    return ReplyNow(call, SetState(*request, *response));
+  }
+
+ private:
+  absl::Status Create(const v1::CreateSequenceRequest& request,
+                      v1::CreateSequenceResponse& response) {
+    ATTND_RETURN_IF_ERROR(RefuseWhileDraining(context_.admission));
+    ATTND_ASSIGN_OR_RETURN(
+        const SequenceId sequence,
+        context_.cache.CreateSequence(By(request), FromProto<CacheId>(request.cache()),
+                                      request.client_state()));
+    ToProto(sequence, *response.mutable_sequence());
+    return absl::OkStatus();
+  }
+
+  absl::Status Describe(const v1::DescribeSequenceRequest& request,
+                        v1::DescribeSequenceResponse& response) {
+    ATTND_RETURN_IF_ERROR(context_.cache.RenewLease(By(request)).status());
+    ATTND_ASSIGN_OR_RETURN(
+        SequenceInfo info,
+        context_.cache.Describe(By(request), FromProto<SequenceId>(request.sequence())));
+    ToProto(std::move(info), *response.mutable_sequence());
+    return absl::OkStatus();
+  }
+
+  absl::Status List(const v1::ListSequencesRequest& request, v1::ListSequencesResponse& response) {
+    ATTND_RETURN_IF_ERROR(context_.cache.RenewLease(By(request)).status());
+    ATTND_ASSIGN_OR_RETURN(std::vector<SequenceInfo> sequences,
+                           context_.cache.ListSequences(By(request)));
+    for (SequenceInfo& info : sequences) ToProto(std::move(info), *response.add_sequences());
+    return absl::OkStatus();
+  }
+
+  absl::Status SetState(const v1::SetClientStateRequest& request,
+                        v1::SetClientStateResponse& response) {
+    ATTND_ASSIGN_OR_RETURN(
+        const uint64_t version,
+        context_.cache.SetClientState(By(request), FromProto<SequenceId>(request.sequence()),
+                                      request.expected_version(), request.client_state()));
+    response.set_version(version);
+    return absl::OkStatus();
+  }
+
+  // Runs `operation` behind every item of the sequence that was admitted before, unless `status` is
+  // an error or the caller does not hold the sequence: a stranger's call must not wait for it.
+  grpc::ServerUnaryReactor* WhenQuiet(grpc::CallbackServerContext* call, absl::Status status,
+                                      SessionRef by, SequenceId sequence,
+                                      std::function<absl::Status()> operation) {
+    if (status.ok()) status = context_.cache.GeometryOf(by, sequence).status();
+    if (!status.ok()) return ReplyNow(call, status);
+    const Reply reply(call);
+    context_.scheduler.WhenQuiet(
+        sequence, [reply, operation = std::move(operation)] { reply.Send(operation()); });
+    return reply.reactor();
+  }
+
+  const ServiceContext& context_;
+};
+
+grpc::ServerUnaryReactor* SequenceServiceImpl::ForkSequence(grpc::CallbackServerContext* call,
+                                                            const v1::ForkSequenceRequest* request,
+                                                            v1::ForkSequenceResponse* response) {
+  const SessionRef by = By(*request);
+  const SequenceId parent = FromProto<SequenceId>(request->sequence());
+  absl::Status status = RefuseWhileDraining(context_.admission);
+  std::optional<TokenCount> length;
+  if (request->has_length()) {
+    status.Update(CheckLength(request->length()));
+    length = TokenCount(request->length());
+  }
+  return WhenQuiet(
+      call, status, by, parent, [this, by, parent, length, response]() -> absl::Status {
+        ATTND_ASSIGN_OR_RETURN(const SequenceId child, context_.cache.Fork(by, parent, length));
+        ToProto(child, *response->mutable_sequence());
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* SequenceServiceImpl::TruncateSequence(
+    grpc::CallbackServerContext* call, const v1::TruncateSequenceRequest* request,
+    v1::TruncateSequenceResponse*) {
+  const SessionRef by = By(*request);
+  const SequenceId sequence = FromProto<SequenceId>(request->sequence());
+  const TokenCount length(request->length());
+  return WhenQuiet(call, CheckLength(request->length()), by, sequence,
+                   [=, this] { return context_.cache.Truncate(by, sequence, length); });
+}
+
+grpc::ServerUnaryReactor* SequenceServiceImpl::FreeSequence(grpc::CallbackServerContext* call,
+                                                            const v1::FreeSequenceRequest* request,
+                                                            v1::FreeSequenceResponse*) {
+  const SessionRef by = By(*request);
+  const SequenceId sequence = FromProto<SequenceId>(request->sequence());
+  return WhenQuiet(call, absl::OkStatus(), by, sequence,
+                   [=, this] { return context_.cache.Free(by, sequence); });
+}
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeSequenceService(const ServiceContext& context) {
+  return std::make_unique<SequenceServiceImpl>(context);
+}
+
+}  // namespace attnd
