@@ -2,6 +2,12 @@
 //
 // Everything that can be set, in one validated struct, filled from flags and a config file and
 // printed at start. `attnd --help` is generated from the same declarations (options.cc).
+//
+// Plain values, safe from any thread. An Options that came from ParseOptions has passed Validate.
+//
+//   ParsedOptions parsed = ParseOptions(argc, argv);
+//   if (parsed.exit_code >= 0) return Print(parsed);
+//   Serve(parsed.options);
 #pragma once
 
 #include <cstdint>
@@ -17,6 +23,7 @@ namespace attnd {
 struct Options {
   // Where to serve: "unix:/path" or "host:port"; port 0 takes a free one.
   std::vector<std::string> listen = {"127.0.0.1:7450"};
+  bool insecure_listen = false;  // serve plain text on other than loopback addresses, too
   std::string metrics_listen = "127.0.0.1:7451";  // empty: off
   std::string ready_file;  // written once serving: {"listen": [...], "metrics": "...", "pid": n}
 
@@ -27,6 +34,7 @@ struct Options {
   Bytes max_staging_bytes = Bytes(2ull << 30);
   int64_t max_items_per_request = 8192;
   int64_t max_tokens_per_request = 1 << 18;
+  int64_t max_stream_requests = 64;  // in flight on one AttendStream
 
   int64_t max_queued_requests = 4096;
   int64_t max_queued_items = 65536;
@@ -53,9 +61,12 @@ struct Options {
 // means: print `message` and exit (--help, --version, a bad flag).
 struct ParsedOptions {
   Options options;
-  int exit_code = -1;
+  int exit_code = -1;  // 0 for --help, --version, --check_config; kExitUsage for a bad flag
   std::string message;
 };
+inline constexpr int kExitUsage = 2;
 ParsedOptions ParseOptions(int argc, const char* const* argv);
+
+const char* Version();  // of the daemon: "0.1.0"
 
 }  // namespace attnd

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The attnd program: options, the choice of a backend, and the life between the first log line and
+// the last.
+//
+// Exit codes: 0 after a signal and a drain (complete or not: the log says which), 1 where the
+// daemon could not start, 2 for bad options, 128 + n where a second signal n cut the drain short.
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_split.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/cpu_device.h"
+#include "server/options.h"
+#include "server/server.h"
+#include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace attnd {
+namespace {
+
+constexpr int kExitCannotStart = 1;
+
+void SetUpLogging(const std::string& level) {
+  auto logger = std::make_shared<spdlog::logger>(
+      "attnd", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
+  logger->set_level(spdlog::level::from_str(level));
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+// SIGTERM and SIGINT are taken by sigwait in Run: every thread that is started later inherits the
+// mask, so it is set before any.
+sigset_t BlockSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  // A client that hangs up is an error of its call.
+  std::signal(SIGPIPE, SIG_IGN);
+  return signals;
+}
+
+// From now on a signal ends the process at once, with the code that a shell shows for it.
+void LetSignalsEndTheProcess(const sigset_t& signals) {
+  const auto exit_now = [](int signal) { _exit(128 + signal); };
+  std::signal(SIGTERM, exit_now);
+  std::signal(SIGINT, exit_now);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+}
+
+Platform MakeCpuPlatform(const Options& options) {
+  std::unique_ptr<CpuDevice> device = MakeCpuDevice({.num_threads = options.num_threads});
+  std::unique_ptr<AttentionBackend> backend = MakeCpuBackend(*device);
+  return {.device = std::move(device), .backend = std::move(backend)};
+}
+
+Platform ChoosePlatform(const Options& options) {
+  Platform platform = MakeCpuPlatform(options);
+  spdlog::info("backend: cpu ({}), on {}; {}", platform.backend->capabilities().isa,
+               platform.device->info().name,
+               options.backend == "auto" ? "chosen because this build has no other"
+                                         : "as asked for with --backend");
+  return platform;
+}
+
+int Run(int argc, const char* const* argv) {
+  const ParsedOptions parsed = ParseOptions(argc, argv);
+  if (parsed.exit_code >= 0) {
+    std::fputs(parsed.message.c_str(), parsed.exit_code == 0 ? stdout : stderr);
+    return parsed.exit_code;
+  }
+  const Options& options = parsed.options;
+  const sigset_t signals = BlockSignals();
+  SetUpLogging(options.log_level);
+  spdlog::info("attnd {} starts", Version());
+  for (const std::string& line :
+       std::vector<std::string>(absl::StrSplit(options.ToString(), '\n', absl::SkipEmpty()))) {
+    spdlog::info("option: {}", line);
+  }
+
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options, ChoosePlatform(options));
+  if (!server.ok()) {
+    spdlog::error("cannot start: {}", std::string(server.status().message()));
+    return kExitCannotStart;
+  }
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  spdlog::info("{}: draining for at most {} s; a second signal exits at once",
+               signal == SIGTERM ? "SIGTERM" : "SIGINT",
+               std::chrono::duration<double>(options.drain_timeout).count());
+  LetSignalsEndTheProcess(signals);
+  if (absl::Status status = (*server)->Drain(options.drain_timeout); status.ok()) {
+    spdlog::info("drained");
+  } else {
+    spdlog::warn("not drained: {}", std::string(status.message()));
+  }
+  server->reset();
+  spdlog::info("attnd ends");
+  return 0;
+}
+
+}  // namespace
+}  // namespace attnd
+
+int main(int argc, char** argv) { return attnd::Run(argc, argv); }
