@@ -106,6 +106,8 @@ def daemon(request: pytest.FixtureRequest, socket_dir: Path) -> Iterator[Daemon]
         pytest.skip(f"{daemon_binary()} is not built")
     process, real = start_real(socket_dir)
     yield real
+    with attnd.Client(real.address) as client:
+        client.check_integrity()
     assert stop_real(process) == 0
 
 

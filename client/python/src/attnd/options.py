@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from attnd._proto import types_pb2
 from attnd.errors import InvalidArgument
 
 INT64_MAX = 2**63 - 1
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,21 @@ class Options:
         Raises:
             InvalidArgument: a number is out of range, a tensor has the wrong shape or dtype.
         """
+        if not self.has_tensors:
+            message.CopyFrom(_without_tensors(self))
+            return
+        self._fill_numbers(message)
+        for name in ("alibi_slopes", "sinks"):
+            value = getattr(self, name)
+            if value is not None:
+                if not (isinstance(value, np.ndarray) or tensors.is_torch(value)):
+                    value = np.asarray(value, np.float32)
+                payload.add(name, getattr(message, name), value, rank=1, dtypes=(tensors.F32,))
+        if self.tree_mask is not None:
+            mask = pack_mask(self.tree_mask)
+            payload.add("tree_mask", message.tree_mask, mask, rank=2, dtypes=(tensors.U8,))
+
+    def _fill_numbers(self, message: types_pb2.AttentionOptions) -> None:
         message.causal = self.causal
         message.return_lse = self.return_lse
         message.softcap = _finite("softcap", self.softcap)
@@ -87,15 +104,6 @@ class Options:
             message.window_left = integer("window_left", self.window_left)
         if self.window_right is not None:
             message.window_right = integer("window_right", self.window_right)
-        for name in ("alibi_slopes", "sinks"):
-            value = getattr(self, name)
-            if value is not None:
-                if not (isinstance(value, np.ndarray) or tensors.is_torch(value)):
-                    value = np.asarray(value, np.float32)
-                payload.add(name, getattr(message, name), value, rank=1, dtypes=(tensors.F32,))
-        if self.tree_mask is not None:
-            mask = pack_mask(self.tree_mask)
-            payload.add("tree_mask", message.tree_mask, mask, rank=2, dtypes=(tensors.U8,))
         if self.dropout is not None:
             if not 0 <= self.dropout.probability < 1:
                 raise InvalidArgument(
@@ -106,6 +114,14 @@ class Options:
             message.dropout.subsequence = integer(
                 "dropout.subsequence", self.dropout.subsequence, most=2**32 - 1
             )
+
+
+@lru_cache(maxsize=256)
+def _without_tensors(options: Options) -> types_pb2.AttentionOptions:
+    """The message of options without tensors: the same ones come with every item."""
+    message = types_pb2.AttentionOptions()
+    options._fill_numbers(message)
+    return message
 
 
 class Payload:
@@ -159,6 +175,6 @@ def integer(name: str, value: Any, *, least: int = 0, most: int = INT64_MAX) -> 
 
 
 def _finite(name: str, value: float) -> float:
-    if not np.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+    if not abs(value) <= _FLOAT32_MAX:  # NaN is not, either.
         raise InvalidArgument(f"{name}: got {value}, expected a finite number")
     return float(value)

@@ -43,6 +43,7 @@ _NUMPY: dict[int, np.dtype[Any]] = {
     BF16: np.dtype("<u2"),
     U8: np.dtype("u1"),
 }
+_NATIVE: dict[np.dtype[Any], int] = {dtype: code for code, dtype in _NUMPY.items()}
 _FROM_NUMPY: dict[str, int] = {
     "float32": F32,
     "float16": F16,
@@ -106,15 +107,22 @@ def to_host(name: str, value: Any, *, rank: int, dtypes: Seq[int] = FLOATS) -> H
         InvalidArgument: wrong rank, a size below 1, a dtype that is not allowed, or a tensor that
             wants a gradient, which would be lost silently.
     """
+    array, code = value, None
     torch_tensor = is_torch(value)
     if torch_tensor:
         code = _FROM_TORCH.get(str(value.dtype))
+        if code in dtypes:
+            array = _torch_to_numpy(name, value, code)
     elif isinstance(value, np.ndarray):
-        code = _FROM_NUMPY.get(value.dtype.name)
+        code = _NATIVE.get(value.dtype)
+        if code is None:
+            code = _FROM_NUMPY.get(value.dtype.name)  # Another byte order, or ml_dtypes.
+            if code in dtypes and value.dtype.byteorder == ">":
+                array = value.astype(value.dtype.newbyteorder("<"))
     else:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise TypeError(f"{name}: got a {kind}, expected a numpy array or a torch tensor")
-    shape = tuple(int(size) for size in value.shape)
+    shape = tuple(value.shape)
     if code is None or code not in dtypes:
         allowed = ", ".join(map(dtype_name, dtypes))
         hint = " (numpy uint16 holds bf16 bit patterns)" if BF16 in dtypes else ""
@@ -123,16 +131,13 @@ def to_host(name: str, value: Any, *, rank: int, dtypes: Seq[int] = FLOATS) -> H
         raise InvalidArgument(
             f"{name}: got shape {list(shape)} of {len(shape)} dimensions, expected {rank}"
         )
-    if min(shape) < 1:
+    if 0 in shape:
         raise InvalidArgument(f"{name}: got shape {list(shape)}, expected no size below 1")
-    array = _torch_to_numpy(name, value, code) if torch_tensor else value
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    array = np.ascontiguousarray(array).view(_NUMPY[code])
-    return HostTensor(code, shape, memoryview(array.data).cast("B"), torch_tensor)
+    data = memoryview(np.ascontiguousarray(array).view(np.uint8).data)
+    return HostTensor(code, shape, data.cast("B"), torch_tensor)
 
 
-def _torch_to_numpy(name: str, value: Any, code: int) -> npt.NDArray[Any]:
+def _torch_to_numpy(name: str, value: Any, code: int | None) -> npt.NDArray[Any]:
     import torch
 
     if value.requires_grad and torch.is_grad_enabled():

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import (
     AttentionInterface,
@@ -105,6 +107,17 @@ def attention_forward(
     cache, layer = handover
     options = _options(scaling, softcap or 0.0)
     return cache.attend(layer, query, key, value, attention_mask, options), None
+
+
+def _host_view(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """The tensor as numpy, in place where it is on the CPU; bf16 as its bit patterns."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise InvalidArgument("attnd gives no gradients: call the model under torch.no_grad()")
+    tensor = tensor.detach().cpu()
+    array: npt.NDArray[Any] = (
+        tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    ).numpy()
+    return array
 
 
 @lru_cache(maxsize=64)
@@ -193,11 +206,11 @@ class AttndCache(Cache):  # type: ignore[misc]
         """One layer's attention for all rows: one Attend. As `attention_forward` says."""
         begin_ns = time.perf_counter_ns()
         # [B, heads, n, dim] in transformers, [n, heads, dim] a row on the wire.
-        q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        q, k, v = (_host_view(tensor).swapaxes(1, 2) for tensor in (query, key, value))
         batch, width = q.shape[:2]
         if layer == 0:
             self._new = self._count_new(mask, batch, width)
-        out = q.new_zeros((batch, width, q.shape[2], v.shape[3]))
+        out = np.zeros((batch, width, q.shape[2], v.shape[3]), q.dtype)
         rows = [row for row in range(batch) if self._new[row]]
         items = []
         for row in rows:
@@ -221,8 +234,11 @@ class AttndCache(Cache):  # type: ignore[misc]
         if layer == len(self.layers) - 1:
             self.lengths = [old + new for old, new in zip(self.lengths, self._new, strict=True)]
             self.past_length += width
+        output: torch.Tensor = torch.from_numpy(out)
+        if query.dtype == torch.bfloat16:
+            output = output.view(torch.bfloat16)
         self.clock.wall_ns += time.perf_counter_ns() - begin_ns
-        return out
+        return output.to(query.device)
 
     def _count_new(self, mask: torch.Tensor | None, batch: int, width: int) -> list[int]:
         """How many of the last `width` columns are tokens that the daemon does not have yet."""

@@ -141,10 +141,14 @@ class Demo:
             if worker.wait() != 0 or "answers" not in found:
                 raise WorkerFailed(f"the second client failed with exit code {worker.returncode}")
         progress.finish(f"found {found['found']} tokens, finished all")
+        print(
+            f"  the first one died inside a forward pass: {found['layers_ahead'][0]} of "
+            f"{self._layers()} layers had the next token"
+        )
         self._judge(found, self._tokens_written() - before)
 
     def _judge(self, found: dict[str, Any], written: int) -> None:
-        layers = self._client_layers()
+        layers = self._layers()
         again = [
             max(0, prompt - restart)
             for prompt, restart in zip(found["prompt_lengths"], found["restarts"], strict=True)
@@ -157,8 +161,8 @@ class Demo:
             f"{sum(self._prompt_lengths)} in each"
         )
         print(
-            f"  accounted for: {'yes' if accounted else 'no'} (the second client began at position "
-            f"{found['restarts']}, {sum(again)} prompt tokens computed again)"
+            f"  accounted for: {'yes' if accounted else 'no'} (the second client began at "
+            f"tokens {found['restarts']}; {sum(again)} prompt tokens computed again)"
         )
         print(f"  tokens: {self._compare(found['answers'])}")
         self._outcome.resumed = (
@@ -169,7 +173,7 @@ class Demo:
             and written < sum(self._prompt_lengths) * layers
         )
 
-    def _client_layers(self) -> int:
+    def _layers(self) -> int:
         for cache in self._client.list_caches():
             if cache.name == generation.CACHE_NAME:
                 return cache.geometry.num_layers

@@ -50,6 +50,11 @@ def take_up(client: Client, language_model: Any, token: bytes) -> None:
         restarts=restarts,
         prompt_lengths=[state.prompt_length for state in resumed.states],
         found=[len(state.ids) - state.prompt_length for state in resumed.states],
+        layers_ahead=[
+            sum(length > restart for length in sequence.info.layer_lengths)
+            for sequence, restart in zip(resumed.cache.sequences, restarts, strict=True)
+            if sequence.info is not None
+        ],
     )
     answers = generation.finish(language_model, resumed, lambda count: say(tokens=count))
     say(answers=answers, written=sum(resumed.cache.lengths) - sum(restarts))
