@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
-#include "kv_cache/check.h"
 #include "kv_cache/error_detail.h"
 
 namespace attnd {
@@ -27,7 +26,7 @@ Admission::Admission(KvCache& cache, Scheduler& scheduler, Metrics& metrics, con
 
 Admission::~Admission() {
   MutexLock lock(mu_);
-  ATTND_CHECK(held_.requests == 0, "a ticket would outlive its issuer");
+  while (held_.requests > 0) changed_.Wait(mu_);
 }
 
 absl::StatusOr<RequestId> Admission::Admit(std::unique_ptr<Request> request) {
@@ -43,7 +42,7 @@ absl::StatusOr<RequestId> Admission::Admit(std::unique_ptr<Request> request) {
   const RequestId id = scheduler_.Submit(std::move(request));
 
   MutexLock lock(mu_);
-  if (--submitting_ == 0 && draining_) submitted_.SignalAll();
+  if (--submitting_ == 0 && draining_) changed_.SignalAll();
   return id;
 }
 
@@ -100,7 +99,7 @@ void Admission::ReservePages(Request& request) {
 void Admission::StartDraining() {
   MutexLock lock(mu_);
   draining_ = true;
-  while (submitting_ > 0) submitted_.Wait(mu_);
+  while (submitting_ > 0) changed_.Wait(mu_);
 }
 
 bool Admission::draining() const {
@@ -115,6 +114,7 @@ void Admission::Return(const QueueCost& cost) {
   held_.items -= cost.items;
   held_.tokens -= cost.tokens;
   drain_rate_.Add(cost, now);
+  if (held_.requests == 0) changed_.SignalAll();  // with the lock: the destructor may be waiting
 }
 
 }  // namespace attnd

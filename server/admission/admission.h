@@ -36,7 +36,8 @@ class Admission final : private TicketIssuer {
   Admission(KvCache& cache, Scheduler& scheduler, Metrics& metrics, const Clock& clock,
             const Options& options);
 
-  // All tickets have come back, which is so once every admitted request is destroyed.
+  // Waits until every admitted request is destroyed: their tickets come back here. The scheduler
+  // must still run.
   ~Admission();
 
   // Takes a share of the queue, reserves pages for each write and submits. An item whose pages
@@ -67,7 +68,7 @@ class Admission final : private TicketIssuer {
   const Clock& clock_;
   const Options options_;
   mutable Mutex mu_;
-  CondVar submitted_;
+  CondVar changed_;
   QueueCost held_ ABSL_GUARDED_BY(mu_);
   DrainRate drain_rate_ ABSL_GUARDED_BY(mu_);
   int64_t submitting_ ABSL_GUARDED_BY(mu_) = 0;  // calls of Admit between Take and Submit

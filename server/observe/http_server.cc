@@ -3,6 +3,7 @@
 
 #include <civetweb.h>
 
+#include <chrono>
 #include <cstdint>
 #include <string_view>
 #include <thread>
@@ -10,6 +11,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/clock.h"
+#include "kernels/base/mutex.h"
 
 namespace attnd {
 namespace {
@@ -88,7 +91,7 @@ class HttpServer::Impl {
     mg_init_library(0);
   }
   ~Impl() {
-    if (server_ != nullptr) mg_stop(server_);
+    if (server_ != nullptr) Stop();
     mg_exit_library();
   }
 
@@ -110,15 +113,46 @@ class HttpServer::Impl {
           absl::StrCat("cannot serve HTTP on ", address, ": ", context_.log));
     }
     mg_set_request_handler(server_, "/", OnRequest, &context_);
-    address_ = absl::StrCat(address.substr(0, colon), ":", bound.port);
+    host_ = address.substr(0, colon);
+    port_ = bound.port;
+    address_ = absl::StrCat(host_, ":", port_);
     return absl::OkStatus();
   }
 
   const std::string& address() const { return address_; }
 
  private:
+  // Civetweb's accepting thread looks only every two seconds whether it is to stop, or when
+  // somebody connects: so connect.
+  void Stop() ABSL_LOCKS_EXCLUDED(mu_) {
+    std::thread stopper([this] {
+      mg_stop(server_);
+      MutexLock lock(mu_);
+      stopped_ = true;
+      stopped_changed_.Signal();
+    });
+    const bool bracketed = host_.size() > 2 && host_.front() == '[';
+    const std::string host = bracketed ? host_.substr(1, host_.size() - 2) : host_;
+    for (bool stopped = false; !stopped;) {
+      char error[128];
+      mg_connection* nudge = mg_connect_client(host.c_str(), port_, 0, error, sizeof(error));
+      if (nudge != nullptr) mg_close_connection(nudge);
+      MutexLock lock(mu_);
+      if (!stopped_) {
+        stopped_changed_.WaitUntil(mu_, Clock::Real().Now() + std::chrono::milliseconds(10));
+      }
+      stopped = stopped_;
+    }
+    stopper.join();
+  }
+
   Context context_;
+  std::string host_;
+  int port_ = 0;
   std::string address_;
+  Mutex mu_;
+  CondVar stopped_changed_;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
   mg_context* server_ = nullptr;
 };
 
