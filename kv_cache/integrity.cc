@@ -56,27 +56,29 @@ std::vector<SessionInfo> KvCache::Impl::ListSessions() const {
 
 absl::StatusOr<KvCache::IntegrityReport> KvCache::Impl::CheckIntegrity() const {
   MutexLock lock(mu_);
-  ATTND_RETURN_IF_ERROR(CheckSequences());
+  ATTND_RETURN_IF_ERROR(CheckSequences(sequences_, sessions_));
   IntegrityReport report{.sequences_checked = sequences_.size()};
+  std::vector<const Cache*> caches;
+  caches_.ForEach([&](const Cache& cache) { caches.push_back(&cache); });
   std::vector<SuperblockRun> held;
-  absl::Status status;
-  caches_.ForEach([&](const Cache& cache) {
-    if (status.ok()) status = In(absl::StrCat("cache '", cache.name, "'"), CheckCache(cache));
-    for (const SuperblockRun& run : cache.pages.HeldRuns()) held.push_back(run);
-    report.pages_checked += (cache.pages.used() + cache.pages.free()).value();
-  });
-  ATTND_RETURN_IF_ERROR(status);
+  for (const Cache* cache : caches) {
+    const absl::Status status = CheckCache(*cache, sequences_);
+    ATTND_RETURN_IF_ERROR(In(absl::StrCat("cache '", cache->name, "'"), status));
+    for (const SuperblockRun& run : cache->pages.HeldRuns()) held.push_back(run);
+    report.pages_checked += (cache->pages.used() + cache->pages.free()).value();
+  }
   ATTND_RETURN_IF_ERROR(caches_.pool().CheckIntegrity(held));
   return report;
 }
 
 // Sessions and sequences name each other, and each sequence agrees with itself.
-absl::Status KvCache::Impl::CheckSequences() const {
+absl::Status KvCache::Impl::CheckSequences(const SlotTable<SequenceId, Sequence>& sequences,
+                                           const SessionTable& sessions) {
   absl::Status status;
-  sequences_.ForEach([&](SequenceId id, const Sequence& sequence) {
+  sequences.ForEach([&](SequenceId id, const Sequence& sequence) {
     if (!status.ok()) return;
     const std::string where = absl::StrCat("sequence ", ToString(id));
-    const Session* session = sessions_.Find(sequence.session());
+    const Session* session = sessions.Find(sequence.session());
     if (session == nullptr || !session->sequences.contains(id)) {
       status = absl::InternalError(absl::StrCat(where, ": its session does not know it"));
       return;
@@ -85,24 +87,25 @@ absl::Status KvCache::Impl::CheckSequences() const {
   });
   ATTND_RETURN_IF_ERROR(status);
   int64_t listed = 0;
-  sessions_.ForEach([&](SessionId, const Session& session) {
+  sessions.ForEach([&](SessionId, const Session& session) {
     listed += static_cast<int64_t>(session.sequences.size());
   });
-  if (listed != sequences_.size()) {
+  if (listed != sequences.size()) {
     return absl::InternalError(
-        absl::StrFormat("sessions list %d sequences of %d", listed, sequences_.size()));
+        absl::StrFormat("sessions list %d sequences of %d", listed, sequences.size()));
   }
   return absl::OkStatus();
 }
 
 // The allocator's counts against what the cache's sequences own and were promised.
-absl::Status KvCache::Impl::CheckCache(const Cache& cache) const {
+absl::Status KvCache::Impl::CheckCache(const Cache& cache,
+                                       const SlotTable<SequenceId, Sequence>& sequences) {
   const size_t num_ids = cache.pages.num_page_ids();
   std::vector<uint32_t> owners(num_ids, 0);
   PageCount promised;
   int64_t num_sequences = 0;
   bool in_range = true;
-  sequences_.ForEach([&](SequenceId, const Sequence& sequence) {
+  sequences.ForEach([&](SequenceId, const Sequence& sequence) {
     if (&sequence.cache() != &cache) return;
     ++num_sequences;
     promised += sequence.pages().promised();

@@ -89,8 +89,11 @@ class KvCache::Impl final : public LeaseOwner {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Exhausted(SequenceId id, const Sequence& sequence,
                          const PageShortage& shortage) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status CheckSequences() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status CheckCache(const Cache& cache) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Parts of CheckIntegrity. Static, since the lock is not seen to be held within a visitor.
+  static absl::Status CheckSequences(const SlotTable<SequenceId, Sequence>& sequences,
+                                     const SessionTable& sessions);
+  static absl::Status CheckCache(const Cache& cache,
+                                 const SlotTable<SequenceId, Sequence>& sequences);
 
   static SequenceInfo Describe(SequenceId id, const Sequence& sequence);
   static CacheInfo Describe(const Cache& cache);
