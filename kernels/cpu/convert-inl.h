@@ -32,8 +32,22 @@ HWY_INLINE HWY_ATTR int64_t FloatLanes() { return static_cast<int64_t>(hn::Lanes
 HWY_INLINE HWY_ATTR FloatVec LoadFloats(FloatTag d, const float* p) { return hn::LoadU(d, p); }
 
 HWY_INLINE HWY_ATTR FloatVec LoadFloats(FloatTag d, const Half* p) {
+#if HWY_TARGET == HWY_SSE4
+  // Highway's own promotion, without F16C, takes infinity for 65536. Here: the exponent moves into
+  // place and a product with 2^112 corrects its bias, also for subnormals.
+  const hn::Rebind<uint16_t, FloatTag> d16;
+  const hn::RebindToUnsigned<FloatTag> d32;
+  const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(d32, 0x7fffu)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(d32, 0x8000u)));
+  const FloatVec finite = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112f));
+  const auto special = hn::BitCast(d, hn::Or(magnitude, hn::Set(d32, 0x7f800000u)));
+  const auto is_finite = hn::Lt(finite, hn::Set(d, 65536.0f));
+  return hn::Or(hn::IfThenElse(is_finite, finite, special), hn::BitCast(d, sign));
+#else
   const hn::Rebind<hwy::float16_t, FloatTag> dh;
   return hn::PromoteTo(d, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(p)));
+#endif
 }
 
 HWY_INLINE HWY_ATTR FloatVec LoadFloats(FloatTag d, const BFloat16* p) {

@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/attention_task.h"
 #include "kernels/cpu/convert-inl.h"
@@ -49,12 +48,6 @@ struct Chunk {
     }
   }
 };
-
-template <class T>
-HWY_INLINE HWY_ATTR void PrefetchRow(const T* row, int64_t elems) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < elems; i += kLine) hwy::Prefetch(row + i);
-}
 
 // Sums the blocks of 128 bits of a vector into one.
 template <class D>

@@ -50,17 +50,19 @@ HWY_INLINE HWY_ATTR void MultiplyAccumulate(const float* HWY_RESTRICT a,
   }
 }
 
-// scores[r][0 .. 2 lanes) = q . k of one panel of keys. q: [dk][kBlockRows], k: [dk][2 lanes].
-template <int kRows>
+// scores[r][0 .. kVecs * lanes) = q . k of the first keys of one panel, all of them or one vector.
+// q: [dk][kBlockRows], k: [dk][2 lanes].
+template <int kRows, int kVecs>
 HWY_INLINE HWY_ATTR void ScorePanel(const float* q, const float* k, int64_t dk, float* scores) {
   const FloatTag d;
   const int64_t lanes = FloatLanes();
-  FloatVec sum[kRows][2];
-  Unroll<kRows>([&](auto r) HWY_ATTR { sum[r][0] = sum[r][1] = hn::Zero(d); });
-  MultiplyAccumulate<kRows, 2, 1, kBlockRows>(q, k, 2 * lanes, dk, sum);
+  FloatVec sum[kRows][kVecs];
+  Unroll<kRows>([&](auto r)
+                    HWY_ATTR { Unroll<kVecs>([&](auto c) HWY_ATTR { sum[r][c] = hn::Zero(d); }); });
+  MultiplyAccumulate<kRows, kVecs, 1, kBlockRows>(q, k, 2 * lanes, dk, sum);
   Unroll<kRows>([&](auto r) HWY_ATTR {
-    hn::Store(sum[r][0], d, scores + r * kScoreStride);
-    hn::Store(sum[r][1], d, scores + r * kScoreStride + lanes);
+    Unroll<kVecs>([&](auto c)
+                      HWY_ATTR { hn::Store(sum[r][c], d, scores + r * kScoreStride + c * lanes); });
   });
 }
 

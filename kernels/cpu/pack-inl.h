@@ -25,6 +25,16 @@ namespace attnd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Rows fetched ahead of the one being packed: rows of a dense tensor lie too far apart, and pages
+// in too random an order, for a hardware prefetcher to follow.
+inline constexpr int64_t kPackAhead = 16;
+
+// Fetches the row kPackAhead behind `token`, where there is one.
+template <class T>
+HWY_INLINE HWY_ATTR void FetchAhead(TokenWalk<T>& walk, int64_t token, KeyRange keys, int64_t dim) {
+  if (token + kPackAhead < keys.end) PrefetchRow(walk.At(token + kPackAhead), dim);
+}
+
 // Four key rows of `dk` elements become columns 0 .. 3 of panel[dk][panel_width].
 template <class T>
 HWY_INLINE HWY_ATTR void TransposeFour(const T* const (&rows)[4], int64_t dk, int64_t panel_width,
@@ -62,7 +72,7 @@ template <class T>
 HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, int64_t dk,
                                     int64_t tile_begin, KeyRange keys, float* panels) {
   const int64_t width = 2 * FloatLanes();
-  TokenWalk<T> walk = KeyWalk<T>(item.kv, kv_head);
+  TokenWalk<T> walk = KeyWalk<T>(item.kv, kv_head), ahead = walk;
   const T zeros[kMaxHeadDim] = {};
   for (int64_t group = (keys.begin - tile_begin) / 4 * 4; group < keys.end - tile_begin;
        group += 4) {
@@ -70,6 +80,7 @@ HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, 
     for (int64_t i = 0; i < 4; ++i) {
       const int64_t key = tile_begin + group + i;
       rows[i] = keys.Contains(key) ? walk.At(key) : zeros;
+      FetchAhead(ahead, key, keys, dk);
     }
     TransposeFour(rows, dk, width, panels + group / width * width * dk + group % width);
   }
@@ -97,9 +108,10 @@ HWY_NOINLINE HWY_ATTR void PackValues(const AttentionItem& item, int64_t kv_head
   const FloatTag d;
   const int64_t lanes = FloatLanes();
   const int64_t vectors = (dv + lanes - 1) / lanes;
-  TokenWalk<T> walk = ValueWalk<T>(item.kv, kv_head);
+  TokenWalk<T> walk = ValueWalk<T>(item.kv, kv_head), ahead = walk;
   for (int64_t key = keys.begin; key < keys.end; ++key) {
     const T* row = walk.At(key);
+    FetchAhead(ahead, key, keys, dv);
     for (int64_t i = 0; i < vectors; ++i) {
       const int64_t n = std::min(lanes, dv - i * lanes);
       const FloatVec v =

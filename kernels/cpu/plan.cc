@@ -72,7 +72,7 @@ class Planner {
     }
     if (item.q.data == nullptr) return;
     const int64_t rows = item.query_len * group();
-    const int64_t row_tile = plan_.shape.row_tile;
+    const int64_t row_tile = RowTileFor(rows);
     const bool decode = rows <= kMaxDecodeRows;
     for (int64_t begin = 0; begin < rows; begin += row_tile) {
       const int64_t end = std::min(rows, begin + row_tile);
@@ -96,6 +96,15 @@ class Planner {
   }
 
  private:
+  int64_t RowTileFor(int64_t rows) const {
+    int64_t row_tile = plan_.shape.row_tile;
+    while (row_tile >= 2 * kMinRowTile &&
+           (rows + row_tile - 1) / row_tile * params_.num_kv_heads < kRowTilesWanted) {
+      row_tile /= 2;
+    }
+    return row_tile;
+  }
+
   int64_t group() const { return params_.num_query_heads / params_.num_kv_heads; }
 
   void AddRows(AttentionTask task, int64_t split_keys) {
@@ -119,7 +128,7 @@ class Planner {
   CpuPlan& plan_;
 };
 
-// Pairs of row and key, causality taken as half of the last square: what the order goes by.
+// Pairs of row and key, those behind a causal edge counted too: what the order goes by.
 int64_t Work(const AttentionTask& task) {
   return (task.row_end - task.row_begin) * (task.keys.end - task.keys.begin);
 }

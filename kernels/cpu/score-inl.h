@@ -79,26 +79,32 @@ HWY_NOINLINE HWY_ATTR void ShapeScores(const RowBlock& block, const ScoreBlock& 
   }
 }
 
-// Minus infinity wherever a row does not see a key. By selection: whatever the score was, it is
+// Minus infinity in columns [begin, end) of a row. By selection: whatever the score was, it is
 // gone.
-HWY_NOINLINE HWY_ATTR void MaskScores(const RowBlock& block, const ScoreBlock& s) {
+HWY_INLINE HWY_ATTR void HideColumns(float* row, int64_t begin, int64_t end) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
   const int64_t lanes = FloatLanes();
-  const auto minus_infinity = hn::Set(d, kMinusInfinity);
+  const auto first = hn::Set(di, static_cast<int32_t>(begin - 1));
+  const auto last = hn::Set(di, static_cast<int32_t>(end));
+  for (int64_t c = begin / lanes * lanes; c < end; c += lanes) {
+    const auto index = hn::Iota(di, static_cast<int32_t>(c));
+    const auto hidden = hn::RebindMask(d, hn::And(hn::Gt(index, first), hn::Lt(index, last)));
+    const FloatVec score = hn::Load(d, row + c);
+    hn::Store(hn::IfThenElse(hidden, hn::Set(d, kMinusInfinity), score), d, row + c);
+  }
+}
+
+// Hides every key from the rows that do not see it.
+HWY_NOINLINE HWY_ATTR void MaskScores(const RowBlock& block, const ScoreBlock& s) {
   const auto column = [&](int64_t key) {
-    return static_cast<int32_t>(std::clamp<int64_t>(key - s.first_key, s.begin, s.end));
+    return std::clamp<int64_t>(key - s.first_key, s.begin, s.end);
   };
   for (int64_t r = 0; r < block.rows; ++r) {
     const KeyRange range = block.Range(r);
-    const auto first = hn::Set(di, column(range.begin)), last = hn::Set(di, column(range.end) - 1);
     float* row = s.scores + r * kScoreStride;
-    for (int64_t c = s.begin; c < s.end; c += lanes) {
-      const auto index = hn::Iota(di, static_cast<int32_t>(c));
-      const auto outside = hn::Or(hn::Lt(index, first), hn::Gt(index, last));
-      hn::Store(hn::IfThenElse(hn::RebindMask(d, outside), minus_infinity, hn::Load(d, row + c)), d,
-                row + c);
-    }
+    HideColumns(row, s.begin, column(range.begin));
+    HideColumns(row, column(range.end), s.end);
     if (block.item->options.tree_mask == nullptr) continue;
     for (int64_t c = s.begin; c < s.end; ++c) {
       if (!TreeMaskAllows(*block.item, block.Query(r), s.first_key + c)) row[c] = kMinusInfinity;

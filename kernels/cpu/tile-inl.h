@@ -102,10 +102,14 @@ HWY_NOINLINE HWY_ATTR void BlockStep(const TaskArgs& args, const Scratch& scratc
   if (keys.empty()) return;
 
   const ScoreBlock scores{scratch.scores, tile.begin, (keys.begin - tile.begin) / panel * panel,
-                          RoundUp(keys.end - tile.begin, panel)};
+                          RoundUp(keys.end - tile.begin, lanes)};
   WithBlockRows(block.rows, [&](auto rows) HWY_ATTR {
-    for (int64_t c = scores.begin; c < scores.end; c += panel) {
-      ScorePanel<rows>(queries, scratch.keys + c * dk, dk, scores.scores + c);
+    int64_t c = scores.begin;
+    for (; c + panel <= scores.end; c += panel) {
+      ScorePanel<rows, 2>(queries, scratch.keys + c * dk, dk, scores.scores + c);
+    }
+    if (c < scores.end) {
+      ScorePanel<rows, 1>(queries, scratch.keys + c * dk, dk, scores.scores + c);
     }
   });
 

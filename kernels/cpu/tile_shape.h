@@ -41,22 +41,29 @@ inline constexpr int64_t kDecodeChunk = 32;
 inline constexpr int64_t kDecodeSplitKeys = 1024;
 inline constexpr int64_t kTileSplitKeys = 4096;
 
+// An item is cut into at least this many tiles of rows, as far as they stay worth a packing of K
+// and V: enough to share out evenly on a large machine. Row tiles change no bit of a result.
+inline constexpr int64_t kRowTilesWanted = 32;
+inline constexpr int64_t kMinRowTile = 8 * kMaxBlockRows;
+
 struct TileShape {
-  int64_t row_tile = 0;  // query rows that share one packing of K and V; multiple of kMaxBlockRows
+  int64_t row_tile = 0;  // most rows that share a packing of K and V; a multiple of kMaxBlockRows
   int64_t key_tile = 0;  // keys packed at a time; a multiple of 32, at most kMaxKeyTile
 
   friend constexpr bool operator==(const TileShape&, const TileShape&) = default;
 };
 
-// The packed K and V of a tile, and the packed queries and fp32 outputs of its rows, are what a
-// core goes back to: each of the two gets a quarter of L2, so that both stay there beside the rows
-// of K and V that stream in. A tile of 64 keys at least, or rescaling outweighs the product.
+// What a core goes back to is the packed K and V of a tile, a quarter of L2 at most, and the packed
+// queries and fp32 outputs of its rows, half of L2 at most; the rest is left to the rows of K and V
+// that stream in. At least 64 keys, or rescaling outweighs the product; at least 48 rows, or
+// packing does.
 constexpr TileShape TileShapeFor(const CacheSizes& caches, int64_t head_dim_k, int64_t head_dim_v) {
-  const int64_t quarter_elems = caches.l2_bytes / 4 / static_cast<int64_t>(sizeof(float));
-  const int64_t dims = head_dim_k + head_dim_v;
-  TileShape shape{.row_tile = kMaxBlockRows * 32, .key_tile = kMaxKeyTile};
-  while (shape.key_tile > 64 && shape.key_tile * dims > quarter_elems) shape.key_tile /= 2;
-  while (shape.row_tile > 4 * kMaxBlockRows && shape.row_tile * dims > quarter_elems) {
+  const int64_t row_bytes = (head_dim_k + head_dim_v) * static_cast<int64_t>(sizeof(float));
+  TileShape shape{.row_tile = kMaxBlockRows * 64, .key_tile = kMaxKeyTile};
+  while (shape.key_tile > 64 && shape.key_tile * row_bytes > caches.l2_bytes / 4) {
+    shape.key_tile /= 2;
+  }
+  while (shape.row_tile > 4 * kMaxBlockRows && shape.row_tile * row_bytes > caches.l2_bytes / 2) {
     shape.row_tile /= 2;
   }
   return shape;

@@ -42,6 +42,13 @@ class TokenWalk {
   const T* page_ = nullptr;
 };
 
+// Asks for the cache lines of a row.
+template <class T>
+void PrefetchRow(const T* row, int64_t elems) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < elems; i += kLine) __builtin_prefetch(row + i);
+}
+
 template <class T>
 TokenWalk<T> KeyWalk(const KvView& kv, int64_t kv_head) {
   return TokenWalk<T>(kv.k, kv, kv_head * kv.k_head_stride_elems, kv.k_token_stride_elems);
