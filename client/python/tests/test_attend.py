@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -206,6 +208,27 @@ def test_items_fail_one_by_one(
     assert raised.value.item == 1
     assert raised.value.results is not None
     assert raised.value.results[0].out is not None
+
+
+def test_many_threads_share_a_session(
+    session: attnd.Session, cache: attnd.KvCache, make_item: Make
+) -> None:
+    def prefill_and_decode(item: attnd.Item) -> bool:
+        outs = [session.attend([item])[0].out]
+        for position in range(1, 9):
+            step = attnd.Item(
+                sequence=item.sequence,
+                layer=0,
+                start=position,
+                **{part: getattr(item, part)[-1:] for part in "qkv"},
+            )
+            outs.append(session.attend([step])[0].out)
+        k, v = (np.repeat(getattr(item, part).astype(float), 9, axis=0) for part in "kv")
+        return relative_error(outs[-1], expected(step, k, v)) < 1e-6
+
+    items = [make_item(session.create_sequence(cache), 1) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(prefill_and_decode, items))
 
 
 @settings(
