@@ -25,7 +25,7 @@ def test_the_demo_ends_with_yes(daemon: Daemon) -> None:
         model.gguf_path()
     except model.ModelMissing as missing:
         pytest.skip(str(missing))
-    command = [sys.executable, "-m", "attnd.demo", "--new_tokens=16"]
+    command = [sys.executable, "-m", "attnd.demo", "--new_tokens=8"]
     command += [f"--address={daemon.address}", f"--metrics={daemon.metrics}"]
     if "ATTND_MODEL_DIR" in os.environ:
         command.append(f"--model_dir={os.environ['ATTND_MODEL_DIR']}")
@@ -40,7 +40,7 @@ def test_the_demo_ends_with_yes(daemon: Daemon) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert re.fullmatch(
-        r"demo: tokens_identical=yes resumed=yes prompts=4 tokens=64 "
+        r"demo: tokens_identical=yes resumed=yes prompts=4 tokens=32 "
         r"attention_ms=\d+ pages_peak=\d+",
         done.stdout.splitlines()[-1],
     ), done.stdout
