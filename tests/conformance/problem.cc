@@ -230,16 +230,17 @@ std::vector<float> Problem::Out(size_t i) const {
 
 std::vector<float> Problem::Lse(size_t i) const { return memory_[i]->lse; }
 
+void Problem::Plant(std::byte* row, int64_t dim, float value) {
+  StoreFromFloat(spec_.kv_dtype, row, dim, value);
+  StoreFromFloat(spec_.kv_dtype, initial_pool_.data() + (row - pool_.data()), dim, value);
+}
+
 void Problem::SetKey(size_t item, int64_t head, int64_t token, int64_t dim, float value) {
-  StoreFromFloat(spec_.kv_dtype, KeyAddress(items_[item].kv, spec_.kv_dtype, head, token), dim,
-                 value);
-  initial_pool_ = pool_;
+  Plant(KeyAddress(items_[item].kv, spec_.kv_dtype, head, token), dim, value);
 }
 
 void Problem::SetValue(size_t item, int64_t head, int64_t token, int64_t dim, float value) {
-  StoreFromFloat(spec_.kv_dtype, ValueAddress(items_[item].kv, spec_.kv_dtype, head, token), dim,
-                 value);
-  initial_pool_ = pool_;
+  Plant(ValueAddress(items_[item].kv, spec_.kv_dtype, head, token), dim, value);
 }
 
 void Problem::SetQuery(size_t item, int64_t query, int64_t head, int64_t dim, float value) {

@@ -37,8 +37,8 @@ struct ProblemSpec {
   int32_t query_heads = 2;
   int32_t kv_heads = 1;
   int64_t page_size = 16;  // 0: dense tensors [tokens, kv_heads, dim], one page an item
-  FeatureSet features;
-  std::vector<ItemSpec> items;
+  FeatureSet features = {};
+  std::vector<ItemSpec> items = {};
 
   float scale = -1.0f;       // softmax_scale; negative: 1 / sqrt(head_dim_k)
   float q_magnitude = 1.0f;  // standard deviation of the queries
@@ -86,6 +86,7 @@ class Problem {
     std::vector<uint8_t> tree_mask;
   };
 
+  void Plant(std::byte* row, int64_t dim, float value);
   void LayOutPages();
   void MakeItem(size_t i);
   void FillOptions(AttentionItem& item, ItemMemory& memory);

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Accuracy where it is hard: large logits, long contexts, denormals. Each case says what is
+// reached, and prints it (--gtest_output=xml keeps it as a property).
+#include <cmath>
+#include <iostream>
+#include <limits>
+
+#include "gtest/gtest.h"
+#include "tests/conformance/backend_under_test.h"
+#include "tests/conformance/compare.h"
+#include "tests/conformance/problem.h"
+
+namespace attnd::conformance {
+namespace {
+
+class NumericsTest : public testing::TestWithParam<BackendFactory> {
+ protected:
+  Error Measure(const ProblemSpec& spec, const std::string& what) {
+    Problem problem(spec, ++seed_);
+    EXPECT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
+    const Error error = MeasureError(problem);
+    EXPECT_EQ(error.mismatches, 0);
+    std::cout << "  " << what << ": relative L2 " << error.relative_l2 << ", max abs "
+              << error.max_abs << std::endl;
+    RecordProperty(what, std::to_string(error.relative_l2));
+    return error;
+  }
+
+  BackendUnderTest under_test_ = GetParam().make(2);
+  uint64_t seed_ = TestSeed();
+};
+
+// Logits with a standard deviation of q_magnitude, over 764 keys. An fp32 product of size s carries
+// an error of some s * 1e-7, which the softmax turns into a relative error of the weights: 1e-6 is
+// reached up to a deviation of 2 (largest logits around 8). Beyond, the error grows more slowly
+// than the logits, since fewer and fewer keys carry any weight.
+TEST_P(NumericsTest, LargeLogits) {
+  for (const auto& [magnitude, bound] : {std::pair{1.0f, 1e-6},
+                                         {2.0f, 1e-6},
+                                         {4.0f, 2e-6},
+                                         {16.0f, 6e-6},
+                                         {64.0f, 2e-5},
+                                         {1000.0f, 1e-4}}) {
+    for (int64_t query_len : {1, 64}) {
+      const Error error = Measure({.head_dim_k = 128,
+                                   .head_dim_v = 128,
+                                   .items = {{.query_len = query_len, .start = 700}},
+                                   .q_magnitude = magnitude},
+                                  "logits_of_" + std::to_string(static_cast<int>(magnitude)) +
+                                      "_queries_" + std::to_string(query_len));
+      EXPECT_LE(error.relative_l2, bound) << magnitude << " seed " << seed_;
+    }
+  }
+}
+
+TEST_P(NumericsTest, LongContext) {
+  // The reference takes its time: the whole length on the main variant only.
+  const int64_t tokens = GetParam().every_cell ? 128 << 10 : 8 << 10;
+  for (int64_t query_len : {1, 24}) {
+    const Error error =
+        Measure({.head_dim_k = 32,
+                 .head_dim_v = 32,
+                 .query_heads = 1,
+                 .items = {{.query_len = query_len, .start = tokens - query_len}}},
+                "context_" + std::to_string(tokens) + "_queries_" + std::to_string(query_len));
+    EXPECT_LE(error.relative_l2, 1e-6) << "seed " << seed_;
+  }
+}
+
+// Denormal inputs and results neither vanish nor blow up.
+TEST_P(NumericsTest, Denormals) {
+  for (int64_t query_len : {1, 40}) {
+    ProblemSpec spec{.items = {{.query_len = query_len, .start = 50, .append = false}}};
+    Problem problem(spec, ++seed_);
+    constexpr float kTiny = 3e-40f;
+    for (int64_t t = 0; t < 50 + query_len; ++t) {
+      for (int64_t d = 0; d < 64; ++d) {
+        problem.SetValue(0, 0, t, d, (t % 3 == 0 ? -1 : 2) * kTiny);
+      }
+      problem.SetKey(0, 0, t, 0, kTiny);
+    }
+    ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
+    const std::vector<float> out = problem.Out(0);
+    for (size_t e = 0; e < out.size(); ++e) {
+      // fp32 has steps of 1.4e-45 down there; each of the keys may cost one.
+      ASSERT_NEAR(out[e], problem.expected(0).out[e], 100 * 1.4e-45) << e;
+      ASSERT_NE(out[e], 0.0f);
+    }
+  }
+}
+
+// Softmax scales that are no plain positive number.
+TEST_P(NumericsTest, UnusualScales) {
+  for (float scale : {0.0f, 1e-30f, 2.0f}) {
+    for (int64_t query_len : {1, 40}) {
+      const Error error =
+          Measure({.features = {Feature::kLse},
+                   .items = {{.query_len = query_len, .start = 90}},
+                   .scale = scale,
+                   .q_magnitude = 0.25f},
+                  "scale_" + std::to_string(scale) + "_queries_" + std::to_string(query_len));
+      EXPECT_LE(error.relative_l2, 2e-6);
+      EXPECT_LE(error.max_lse, 3e-6);
+    }
+  }
+  ProblemSpec spec{.items = {{.query_len = 1, .start = 90}, {.query_len = 40, .start = 90}}};
+  Problem problem(spec, ++seed_);
+  for (AttentionItem& item : problem.items()) item.options.softmax_scale = -0.2f;
+  ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
+  ExpectMatchesReference(problem);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, NumericsTest, testing::ValuesIn(Backends()), BackendName);
+
+}  // namespace
+}  // namespace attnd::conformance
