@@ -75,8 +75,8 @@ std::optional<PageShortage> SequencePages::PrepareWrite(PageRange range,
     const PageId to = allocator_.TakePromised();
     copies.push_back(allocator_.Copy(from, to));
     table_.Replace(i, to, allocator_.OffsetBytes(to));
-    phases_.Retire(
-        from);  // its reference keeps it as it is until the copy and older leases are done
+    // The reference that the table had keeps it as it is until the copy and older leases are done.
+    phases_.Retire(from);
     ForgetCopyPromise(i);
   }
   while (size() < range.end) {

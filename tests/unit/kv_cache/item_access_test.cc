@@ -262,6 +262,19 @@ TEST_F(ItemAccessTest, CopiesReachExactlyAsFarAsTheWrite) {
   EXPECT_EQ(Describe(child).shared_pages, PageCount(3));
 }
 
+TEST_F(ItemAccessTest, PromisedCopiesAreForgottenWithTheLastReservation) {
+  Open(SmallGeometry());
+  const SequenceId parent = Create();
+  ASSERT_TRUE(Write(parent, 0, 8).ok());
+  const SequenceId child = kv_->Fork(by_, parent, std::nullopt).value();
+  PageReservation reservation = kv_->Reserve(WriteAccess(child, 0, 8)).value();
+  EXPECT_EQ(Reserved(), 2);
+  reservation.Release();
+  ASSERT_TRUE(kv_->Free(by_, parent).ok());  // nothing is shared any more
+  reservation = kv_->Reserve(WriteAccess(child, 0, 8)).value();
+  EXPECT_EQ(Reserved(), 0);
+}
+
 TEST_F(ItemAccessTest, SourceOfACopyStaysUntilTheLeaseEnds) {
   Open(SmallGeometry());
   const SequenceId parent = Create();
