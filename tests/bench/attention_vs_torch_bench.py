@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""CPU attention beside PyTorch's flash kernel, in one run, alternating.
+
+    .venv/bin/python tests/bench/attention_vs_torch_bench.py --json build/bench/attention_vs_torch.json
+
+Workloads: prefill, batch 8, 8 heads, head_dim 64 and 128, causal and not, 128 to 2048 tokens, fp32
+and bf16; decode with 32 query and 8 KV heads, head_dim 128, fp16 and bf16 KV. Ours reads the same
+dense layout in prefill and 16-token pages in random order in decode, where PyTorch reads contiguous
+tensors and gets the better of two formulations. One and two threads each.
+
+Our side is build/release/bench/bin/attention_bench --worker, which checks its output against the fp64
+reference before it is timed; PyTorch's output is checked against fp64 here. FLOPs: 4 head_dim for each
+pair of a query and a key that it sees, causal n(n+1)/2 pairs. Bytes: K and V once. Ceilings are
+measured in the same run. Numbers are medians of alternating launches.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+# OpenBLAS, where PyTorch uses it, takes some CPUs for others when these are set; unset together it
+# detects the CPU itself, so that the peer is measured at its best.
+for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+    os.environ.pop(name, None)
+
+import torch  # noqa: E402  (after the environment)
+import torch.nn.functional as F  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+# Relative L2 against fp64 beyond which PyTorch's result would be wrong, not only rounded.
+PEER_BOUND = {"f32": 1e-5, "f16": 2e-3, "bf16": 2e-2}
+
+
+class Worker:
+    """attention_bench --worker: a line out, a line in."""
+
+    def __init__(self, program):
+        self.process = subprocess.Popen(
+            [program, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"attention_bench gave up on '{line}'")
+        return answer.split()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def prefill_cases(quick):
+    for dtype in ("f32", "bf16"):
+        for dim in (64, 128):
+            for causal in (False, True):
+                for tokens in (128, 512, 2048) if quick else (128, 256, 512, 1024, 2048):
+                    yield dict(phase="prefill", dtype=dtype, batch=8, heads=8, kv_heads=8, dim=dim,
+                               tokens=tokens, causal=causal)
+
+
+def decode_cases(quick):
+    sizes = ((1, 4096), (8, 4096)) if quick else ((1, 4096), (8, 4096), (32, 4096), (1, 32768),
+                                                  (8, 32768))
+    for dtype in ("f16", "bf16"):
+        for batch, tokens in sizes:
+            yield dict(phase="decode", dtype=dtype, batch=batch, heads=32, kv_heads=8, dim=128,
+                       tokens=tokens, causal=False)
+
+
+def peer_runs(case):
+    """The formulations of a case in PyTorch: functions that run it once, to the same result."""
+    dtype = DTYPES[case["dtype"]]
+    queries = 1 if case["phase"] == "decode" else case["tokens"]
+    q = torch.randn(case["batch"], case["heads"], queries, case["dim"]).to(dtype)
+    k = torch.randn(case["batch"], case["kv_heads"], case["tokens"], case["dim"]).to(dtype)
+    v = torch.randn(case["batch"], case["kv_heads"], case["tokens"], case["dim"]).to(dtype)
+    group = case["heads"] // case["kv_heads"]
+    runs = []
+    if group == 1:
+        runs.append(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=case["causal"]))
+    else:
+        runs.append(lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
+        # The query heads of a KV head as rows of one query: K and V are read once for all of them.
+        rows = q.view(case["batch"], case["kv_heads"], group, case["dim"])
+        runs.append(lambda: F.scaled_dot_product_attention(rows, k, v).view_as(q))
+    return runs, (q, k, v)
+
+
+def check_peer(case, run, tensors):
+    """PyTorch's result on one batch entry and head against fp64."""
+    q, k, v = (t[:1] for t in tensors)
+    group = case["heads"] // case["kv_heads"]
+    s = q[:, :1, -8:].double() @ k[:, :1].double().transpose(-1, -2) / case["dim"] ** 0.5
+    if case["causal"]:
+        n = s.shape[-1]
+        row = torch.arange(n - s.shape[-2], n)[:, None]
+        s = s.masked_fill(torch.arange(n)[None, :] > row, float("-inf"))
+    want = torch.softmax(s, -1) @ v[:, :1].double()
+    got = run()[:1, :1, -8:].double()
+    assert group >= 1
+    error = float((got - want).norm() / want.norm())
+    assert error < PEER_BOUND[case["dtype"]], f"PyTorch is off by {error} on {case}"
+    return error
+
+
+def seconds_of(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(worker, case, threads, budget_s):
+    """Medians of alternating launches: ours, the best formulation of the peer."""
+    line = " ".join(str(w) for w in (
+        "case", threads, case["phase"], case["dtype"], case["batch"], case["heads"],
+        case["kv_heads"], case["dim"], case["tokens"], int(case["causal"])))
+    error, flops, kv_bytes, *name = worker.ask(line)
+    torch.set_num_threads(threads)
+    runs, tensors = peer_runs(case)
+    for run in runs:
+        peer_error = check_peer(case, run, tensors)
+    ours, peers = [], [[] for _ in runs]
+    start = time.perf_counter()
+    while len(ours) < 5 or (time.perf_counter() - start < budget_s and len(ours) < 200):
+        ours.append(float(worker.ask("run")[0]))
+        for times, run in zip(peers, runs):
+            times.append(seconds_of(run))
+    return dict(name=" ".join(name) + f" threads={threads}", error=float(error),
+                peer_error=peer_error, flops=float(flops), kv_bytes=float(kv_bytes),
+                ours=statistics.median(ours), peer=min(statistics.median(t) for t in peers))
+
+
+def row_of(case, result, ceilings):
+    decode = case["phase"] == "decode"
+    work = result["kv_bytes"] if decode else result["flops"]
+    ceiling = ceilings[1] if decode else ceilings[0]
+    ours, peer = work / result["ours"], work / result["peer"]
+    # The fp32 peak is no ceiling for 16-bit arithmetic.
+    has_ceiling = decode or case["dtype"] == "f32"
+    return dict(bench="attention_vs_torch", case=result["name"],
+                metric="kv_read_rate" if decode else "flop_rate",
+                unit="GB/s" if decode else "GFLOP/s", ours=ours / 1e9, peer=peer / 1e9,
+                peer_name=f"PyTorch {torch.__version__} scaled_dot_product_attention, flash",
+                ratio=ours / peer, ceiling=ceiling / 1e9 if has_ceiling else None,
+                of_ceiling=ours / ceiling if has_ceiling else None)
+
+
+def head(program):
+    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
+                  if line.startswith("model name")), "unknown CPU")
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True,
+                            capture_output=True, check=False).stdout.strip()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return dict(hardware=f"{model}, {len(os.sched_getaffinity(0))} CPUs",
+                command=" ".join(["tests/bench/attention_vs_torch_bench.py", *sys.argv[1:]]),
+                date=now.strftime("%Y-%m-%dT%H:%M:%SZ"), commit=commit, program=program.name)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--program", type=pathlib.Path,
+                        default=ROOT / "build/release/bench/bin/attention_bench")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes")
+    parser.add_argument("--budget_s", type=float, default=2.0, help="seconds a case")
+    parser.add_argument("--only", default="", help="cases whose description contains this")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+
+    worker = Worker(args.program)
+    cpus = len(os.sched_getaffinity(0))
+    rows = []
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        for threads in sorted({1, min(2, cpus)}):
+            ceilings = [float(x) for x in worker.ask(f"ceilings {threads}")]
+            print(f"\n{threads} thread(s): fp32 FMA peak {ceilings[0] / 1e9:.1f} GFLOP/s, "
+                  f"DRAM read {ceilings[1] / 1e9:.1f} GB/s")
+            print(f"{'case':<52} {'ours':>8} {'torch':>8} {'ratio':>6} {'of ceil':>7} {'error':>8} "
+                  f"{'torch':>8}")
+            for case in [*prefill_cases(args.quick), *decode_cases(args.quick)]:
+                text = f"{case['phase']} {case['dtype']} d={case['dim']} n={case['tokens']}"
+                if args.only not in text:
+                    continue
+                result = measure(worker, case, threads, args.budget_s)
+                row = row_of(case, result, ceilings)
+                rows.append(row)
+                of_ceiling = f"{row['of_ceiling']:.2f}" if row["of_ceiling"] else "-"
+                print(f"{row['case']:<52} {row['ours']:8.1f} {row['peer']:8.1f} {row['ratio']:6.2f} "
+                      f"{of_ceiling:>7} {result['error']:8.1e} {result['peer_error']:8.1e}",
+                      flush=True)
+    worker.close()
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(dict(head=head(args.program), rows=rows), indent=1) + "\n",
+                             encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
