@@ -80,7 +80,8 @@ class Server::Impl {
   absl::Status WriteReadyFile() const;
 
   void StartDraining() ABSL_LOCKS_EXCLUDED(mu_);
-  void SetServing(bool serving);
+  // Tells every listener's health service whether new work is served.
+  void UpdateHealth() ABSL_LOCKS_EXCLUDED(mu_);
   // Watches the device, and checks the cache's integrity when nothing runs.
   void Watch() ABSL_LOCKS_EXCLUDED(mu_);
   void CheckIntegrityIfIdle();
@@ -97,11 +98,12 @@ class Server::Impl {
   std::optional<Admission> admission_;
   std::optional<ServiceContext> context_;
   std::unique_ptr<HttpServer> http_;
-  std::vector<std::unique_ptr<Listener>> listeners_;
+  std::vector<std::unique_ptr<Listener>> listeners_;  // complete before listening_ is set
   std::vector<std::string> listen_addresses_;
   std::string metrics_address_;
 
   Mutex mu_;
+  bool listening_ ABSL_GUARDED_BY(mu_) = false;
   CondVar stop_changed_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   std::thread watcher_;
@@ -113,7 +115,11 @@ absl::Status Server::Impl::Start() {
   BuildContext();
   ATTND_RETURN_IF_ERROR(StartMetricsPort());
   ATTND_RETURN_IF_ERROR(StartListeners());
-  SetServing(true);
+  {
+    MutexLock lock(mu_);
+    listening_ = true;
+  }
+  UpdateHealth();
   watcher_ = std::thread([this] { Watch(); });
   return WriteReadyFile();
 }
@@ -208,13 +214,19 @@ absl::Status Server::Impl::WriteReadyFile() const {
   return WriteFileAtomically(options_.ready_file, ready.dump() + "\n");
 }
 
-void Server::Impl::SetServing(bool serving) {
+void Server::Impl::UpdateHealth() {
+  // Held while the listeners are told, so that the last to tell them tells the truth; telling them
+  // only sets a value.
+  MutexLock lock(mu_);
+  if (!listening_) return;
+  const bool serving = !admission_->draining() && scheduler_->device_status().ok();
   for (const std::unique_ptr<Listener>& listener : listeners_) listener->SetServing(serving);
 }
 
+// A client of the first listener may ask for it while the last is still being started.
 void Server::Impl::StartDraining() {
   admission_->StartDraining();
-  SetServing(false);
+  UpdateHealth();
 }
 
 absl::Status Server::Impl::Drain(Duration timeout) {
@@ -261,7 +273,7 @@ void Server::Impl::Watch() {
       device_ok = false;
       spdlog::error("the device has failed, not serving any more: {}",
                     std::string(device.message()));
-      SetServing(false);
+      UpdateHealth();
     }
     if (options_.integrity_check_interval > Duration::zero() && clock_.Now() >= next_check) {
       CheckIntegrityIfIdle();

@@ -73,7 +73,6 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
 
   absl::Status Describe(const v1::DescribeSequenceRequest& request,
                         v1::DescribeSequenceResponse& response) {
-    ATTND_RETURN_IF_ERROR(context_.cache.RenewLease(By(request)).status());
     ATTND_ASSIGN_OR_RETURN(
         SequenceInfo info,
         context_.cache.Describe(By(request), FromProto<SequenceId>(request.sequence())));
@@ -82,7 +81,6 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
   }
 
   absl::Status List(const v1::ListSequencesRequest& request, v1::ListSequencesResponse& response) {
-    ATTND_RETURN_IF_ERROR(context_.cache.RenewLease(By(request)).status());
     ATTND_ASSIGN_OR_RETURN(std::vector<SequenceInfo> sequences,
                            context_.cache.ListSequences(By(request)));
     for (SequenceInfo& info : sequences) ToProto(std::move(info), *response.add_sequences());
