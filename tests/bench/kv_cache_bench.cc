@@ -6,30 +6,32 @@
 //
 // Workloads: a cache of the geometry of SmolLM2-135M (30 layers, pages of 16 tokens) with sequences
 // of 1,024 and 131,072 tokens.
-//   decode     one token in each layer in turn, over all positions of a page: one item in 480 takes
-//   a page page       every item starts a page: one token in a geometry of one-token pages fork
-//   fork of a sequence, its first write (copy-on-write of one page, bytes not copied), free
-// One thread. Each sample is the mean of 480 items; median and p99 are over samples. The lengths,
-// the number of pages and CheckIntegrity are verified before anything is reported.
-#include <algorithm>
+//
+// - decode: one token in each layer in turn, over all positions of a page, so that one item in 480
+//   takes a page.
+// - fork, write, free: a fork of all but the last token, its first write (copy-on-write of one
+//   page, whose bytes are not copied), and its end.
+// - new page: every item starts a page (one layer, pages of one token).
+//
+// One thread. A sample is the mean of 480 items, of one for forks; median and p99 are over samples.
+// The lengths, the number of pages and CheckIntegrity are verified.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
-#include <fstream>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "kernels/base/clock.h"
 #include "kv_cache/kv_cache.h"
-#include "nlohmann/json.hpp"
+#include "tests/bench/report.h"
 
 namespace attnd {
 namespace {
 
 constexpr int kItemsPerSample = 480;  // 30 layers x 16 tokens
 constexpr int kSamples = 2000;
+constexpr int kWarmUp = 50;
 
 void Require(bool condition, const char* what) {
   if (condition) return;
@@ -107,46 +109,38 @@ class Bench {
   uint64_t step_ = 0;
 };
 
-struct Result {
-  std::string name;
-  double median_ns = 0, p99_ns = 0;
-};
-
 // `sample` runs `items` items; `reset` is not timed.
-Result Measure(const std::string& name, int items, const std::function<void()>& sample,
-               const std::function<void()>& reset) {
+void Measure(bench::Report& report, const std::string& name, int items,
+             const std::function<void()>& sample, const std::function<void()>& reset) {
   std::vector<double> ns;
-  for (int i = 0; i < kSamples + 50; ++i) {
+  for (int i = 0; i < kWarmUp + kSamples; ++i) {
     const auto begin = std::chrono::steady_clock::now();
     sample();
     const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
     reset();
-    if (i >= 50) ns.push_back(took.count() / items);
+    if (i >= kWarmUp) ns.push_back(took.count() / items);
   }
-  std::sort(ns.begin(), ns.end());
-  const Result result{name, ns[ns.size() / 2], ns[ns.size() * 99 / 100]};
-  std::printf("%-28s %10.0f %10.0f\n", name.c_str(), result.median_ns, result.p99_ns);
-  return result;
+  report.AddSamples(name, "ns/item", ns);
 }
 
-std::vector<Result> RunAll() {
-  std::vector<Result> results;
-  std::printf("%-28s %10s %10s\n", "ns per item", "median", "p99");
-  for (int64_t length : {int64_t{1024}, int64_t{131072}}) {
-    const std::string suffix = "/" + std::to_string(length) + " tokens";
-    Bench bench(16);
-    const SequenceId id = bench.NewSequence(length);
-    bench.Decode(id, length, kItemsPerSample);
-    Require(bench.Pages(id) == length / 16 + 1, "pages after a decoded page");
-    bench.Truncate(id, length);
-    Require(bench.Pages(id) == length / 16, "pages after truncation");
-    results.push_back(Measure(
-        "decode" + suffix, kItemsPerSample, [&] { bench.Decode(id, length, kItemsPerSample); },
-        [&] { bench.Truncate(id, length); }));
-    const SequenceId odd = bench.NewSequence(length / 8 - 1);
-    results.push_back(Measure(
-        "fork" + suffix + "/8", 1, [&] { bench.ForkWriteFree(odd, length / 8 - 1); }, [] {}));
-  }
+void MeasureDecodeAndFork(bench::Report& report, int64_t length) {
+  Bench bench(16);
+  const SequenceId id = bench.NewSequence(length);
+  bench.Decode(id, length, kItemsPerSample);
+  Require(bench.Pages(id) == length / 16 + 1, "pages after a decoded page");
+  bench.Truncate(id, length);
+  Require(bench.Pages(id) == length / 16, "pages after truncation");
+  const std::string tokens = std::to_string(length) + " tokens";
+  Measure(
+      report, "decode, " + tokens, kItemsPerSample,
+      [&] { bench.Decode(id, length, kItemsPerSample); }, [&] { bench.Truncate(id, length); });
+  const SequenceId parent = bench.NewSequence(length - 1);
+  Measure(
+      report, "fork, write, free, " + tokens, 1, [&] { bench.ForkWriteFree(parent, length - 1); },
+      [] {});
+}
+
+void MeasureNewPages(bench::Report& report) {
   Bench bench(1);
   const SequenceId id = bench.NewSequence(1024);
   const auto sample = [&] {
@@ -155,64 +149,17 @@ std::vector<Result> RunAll() {
   sample();
   Require(bench.Pages(id) == 1024 + kItemsPerSample, "one page a token");
   bench.Truncate(id, 1024);
-  results.push_back(
-      Measure("page/1024 tokens", kItemsPerSample, sample, [&] { bench.Truncate(id, 1024); }));
-  return results;
-}
-
-std::string Output(const char* command) {
-  std::string text;
-  if (FILE* pipe = popen(command, "r")) {
-    char buffer[256];
-    while (std::fgets(buffer, sizeof(buffer), pipe) != nullptr) text += buffer;
-    pclose(pipe);
-  }
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  return text;
-}
-
-void WriteJson(const std::string& path, const std::vector<Result>& results) {
-  nlohmann::json rows = nlohmann::json::array();
-  for (const Result& result : results) {
-    for (const auto& [metric, value] :
-         {std::pair{"median", result.median_ns}, std::pair{"p99", result.p99_ns}}) {
-      rows.push_back({{"bench", "kv_cache"},
-                      {"case", result.name},
-                      {"metric", metric},
-                      {"unit", "ns/item"},
-                      {"ours", value},
-                      {"peer", nullptr},
-                      {"peer_name", nullptr},
-                      {"ratio", nullptr},
-                      {"ceiling", nullptr},
-                      {"of_ceiling", nullptr}});
-    }
-  }
-  char date[32];
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  std::strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-  const nlohmann::json document = {
-      {"hardware", Output("sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1")},
-      {"command", "kv_cache_bench --json " + path},
-      {"date", date},
-      {"commit", Output("git rev-parse --short HEAD 2>/dev/null")},
-      {"rows", rows}};
-  std::ofstream(path) << document.dump(2) << "\n";
+  Measure(report, "new page, 1024 tokens", kItemsPerSample, sample,
+          [&] { bench.Truncate(id, 1024); });
 }
 
 }  // namespace
 }  // namespace attnd
 
 int main(int argc, char** argv) {
-  std::string json;
-  if (argc == 3 && std::string(argv[1]) == "--json") {
-    json = argv[2];
-  } else if (argc != 1) {
-    std::fprintf(stderr, "usage: kv_cache_bench [--json FILE]\n");
-    return 2;
-  }
-  const std::vector<attnd::Result> results = attnd::RunAll();
-  if (!json.empty()) attnd::WriteJson(json, results);
-  return 0;
+  attnd::bench::Report report("kv_cache", argc, argv);
+  attnd::MeasureDecodeAndFork(report, 1024);
+  attnd::MeasureDecodeAndFork(report, 131072);
+  attnd::MeasureNewPages(report);
+  return report.Finish();
 }
