@@ -39,7 +39,8 @@ nlohmann::json ToJson(const Stats& stats) {
                          {"tokens_attended_total", stats.tokens_attended_total},
                          {"kernel_seconds_total", stats.kernel_seconds_total},
                          {"caches", nlohmann::json::array()}};
-  for (const client::CacheInfo& cache : stats.caches) json["caches"].push_back(attnd::cli::ToJson(cache));
+  for (const client::CacheInfo& cache : stats.caches)
+    json["caches"].push_back(attnd::cli::ToJson(cache));
   return json;
 }
 

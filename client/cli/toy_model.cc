@@ -46,6 +46,7 @@ ToyModel::ToyModel(uint64_t seed)
                        .v = draw_mixing(kv_size),
                        .out = draw_mixing(hidden_size_)});
   }
+  head_ = draw_mixing(hidden_size_);
   std::normal_distribution<float> normal;
   embedding_.resize(static_cast<size_t>(kVocabulary * hidden_size_));
   for (float& value : embedding_) value = normal(random);
@@ -103,7 +104,9 @@ int32_t ToyModel::NextToken(std::span<const float> hidden) const {
   for (int32_t token = 0; token < kVocabulary; ++token) {
     const float* row = &embedding_[static_cast<size_t>(token) * width];
     double score = 0;
-    for (size_t i = 0; i < width; ++i) score += static_cast<double>(x[i]) * row[i];
+    for (size_t i = 0; i < width; ++i) {
+      score += static_cast<double>(head_.sign[i] * x[head_.source[i]]) * row[i];
+    }
     if (score > best_score) {
       best_score = score;
       best = token;

@@ -62,6 +62,7 @@ class ToyModel {
   client::CacheGeometry geometry_;
   int64_t hidden_size_;
   std::vector<Layer> layers_;
+  Mixing head_;  // before the embedding is compared with: else a token would predict itself
   std::vector<float> embedding_;  // [vocabulary, hidden]
 };
 

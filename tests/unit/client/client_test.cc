@@ -6,8 +6,8 @@
 #include <chrono>
 #include <future>
 #include <memory>
-#include <thread>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
