@@ -70,12 +70,13 @@ class CpuBackend final : public AttentionBackend {
  public:
   CpuBackend(CpuDevice& device, const CpuBackendOptions& options)
       : pool_(device.pool()),
-        caches_(options.caches),
+        machine_{options.caches, pool_.num_threads()},
         kernels_(DispatchedKernels()),
         capabilities_(CpuCapabilities(kernels_.isa)) {
     int64_t elems = 0;
     for (int32_t dim = 1; dim <= kMaxHeadDim; ++dim) {
-      elems = std::max(elems, Scratch::Elems(TileShapeFor(caches_, dim, 1), dim, kMaxHeadDim));
+      elems =
+          std::max(elems, Scratch::Elems(TileShapeFor(machine_.caches, dim, 1), dim, kMaxHeadDim));
     }
     for (int i = 0; i < pool_.num_threads(); ++i) scratch_.push_back(AllocateFloats(elems));
   }
@@ -91,7 +92,7 @@ class CpuBackend final : public AttentionBackend {
   absl::Status Plan(const AttentionParams& params, LaunchPlan& plan) const override {
     ATTND_RETURN_IF_ERROR(Supports(params.key));
     auto& mine = static_cast<PlanWithWorkspace&>(plan);
-    ATTND_RETURN_IF_ERROR(MakePlan(params, caches_, mine.plan));
+    ATTND_RETURN_IF_ERROR(MakePlan(params, machine_, mine.plan));
     mine.Reserve(mine.plan.partial_rows * PartialStride(params.key.head_dim_v));
     return absl::OkStatus();
   }
@@ -139,7 +140,7 @@ class CpuBackend final : public AttentionBackend {
   }
 
   ThreadPool& pool_;
-  const CacheSizes caches_;
+  const CpuMachine machine_;
   const CpuKernels& kernels_;
   const Capabilities capabilities_;
   std::vector<AlignedFloats> scratch_;  // one a thread of the pool

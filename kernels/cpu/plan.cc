@@ -61,7 +61,11 @@ struct Splits {
 
 class Planner {
  public:
-  Planner(const AttentionParams& params, CpuPlan& plan) : params_(params), plan_(plan) {}
+  Planner(const AttentionParams& params, int num_threads, CpuPlan& plan)
+      : params_(params), plan_(plan), row_tile_(plan.shape.row_tile) {
+    const int64_t wanted = num_threads > 1 ? num_threads * kRowTilesPerThread : 1;
+    while (row_tile_ >= 2 * kMinRowTile && NumRowTiles() < wanted) row_tile_ /= 2;
+  }
 
   void AddItem(int32_t index) {
     const AttentionItem& item = params_.items[static_cast<size_t>(index)];
@@ -72,16 +76,15 @@ class Planner {
     }
     if (item.q.data == nullptr) return;
     const int64_t rows = item.query_len * group();
-    const int64_t row_tile = RowTileFor(rows);
     const bool decode = rows <= kMaxDecodeRows;
-    for (int64_t begin = 0; begin < rows; begin += row_tile) {
-      const int64_t end = std::min(rows, begin + row_tile);
+    for (int64_t begin = 0; begin < rows; begin += row_tile_) {
+      const int64_t end = std::min(rows, begin + row_tile_);
       const KeyRange keys = VisibleHull(item.options, item.start_position + begin / group(),
                                         item.start_position + (end - 1) / group(), item.kv_len);
-      // Many tiles of rows keep many threads busy; one tile is split along its keys.
-      const int64_t split_keys = decode             ? kDecodeSplitKeys
-                                 : rows <= row_tile ? kTileSplitKeys
-                                                    : std::max<int64_t>(1, item.kv_len);
+      // Many rows keep many threads busy; few are split along their keys.
+      const int64_t split_keys = decode                         ? kDecodeSplitKeys
+                                 : rows <= plan_.shape.row_tile ? kTileSplitKeys
+                                                                : std::max<int64_t>(1, item.kv_len);
       for (int32_t head = 0; head < params_.num_kv_heads; ++head) {
         AddRows({.item = index,
                  .kv_head = head,
@@ -96,15 +99,6 @@ class Planner {
   }
 
  private:
-  int64_t RowTileFor(int64_t rows) const {
-    int64_t row_tile = plan_.shape.row_tile;
-    while (row_tile >= 2 * kMinRowTile &&
-           (rows + row_tile - 1) / row_tile * params_.num_kv_heads < kRowTilesWanted) {
-      row_tile /= 2;
-    }
-    return row_tile;
-  }
-
   int64_t group() const { return params_.num_query_heads / params_.num_kv_heads; }
 
   void AddRows(AttentionTask task, int64_t split_keys) {
@@ -124,8 +118,17 @@ class Planner {
     }
   }
 
+  int64_t NumRowTiles() const {
+    int64_t tiles = 0;
+    for (const AttentionItem& item : params_.items) {
+      tiles += (item.query_len * group() + row_tile_ - 1) / row_tile_ * params_.num_kv_heads;
+    }
+    return tiles;
+  }
+
   const AttentionParams& params_;
   CpuPlan& plan_;
+  int64_t row_tile_;  // of this launch, at most the shape's
 };
 
 // Pairs of row and key, those behind a causal edge counted too: what the order goes by.
@@ -135,20 +138,19 @@ int64_t Work(const AttentionTask& task) {
 
 }  // namespace
 
-absl::Status MakePlan(const AttentionParams& params, const CacheSizes& caches, CpuPlan& plan) {
+absl::Status MakePlan(const AttentionParams& params, const CpuMachine& machine, CpuPlan& plan) {
   ATTND_RETURN_IF_ERROR(CheckShapes(params));
-  plan.shape = TileShapeFor(caches, params.key.head_dim_k, params.key.head_dim_v);
+  plan.shape = TileShapeFor(machine.caches, params.key.head_dim_k, params.key.head_dim_v);
   plan.appends.clear();
   plan.attends.clear();
   plan.merges.clear();
   plan.partial_rows = 0;
   plan.multiply_adds = 0;
 
-  Planner planner(params, plan);
+  Planner planner(params, machine.num_threads, plan);
   for (size_t i = 0; i < params.items.size(); ++i) planner.AddItem(static_cast<int32_t>(i));
 
-  // std::sort would do for the results; equal tasks keep their order so that plans compare equal.
-  // std::stable_sort allocates, so position is the tie-break by way of the fields it follows.
+  // In a total order, so that plans of equal shapes are equal; std::stable_sort would allocate.
   std::ranges::sort(plan.attends, [](const AttentionTask& a, const AttentionTask& b) {
     if (Work(a) != Work(b)) return Work(a) > Work(b);
     if (a.item != b.item) return a.item < b.item;

@@ -2,12 +2,13 @@
 //
 // How a launch is cut into tasks: a pure function of shapes, reusable without allocating.
 //
-// Batch invariance: an item's tasks depend on its own lengths and options, never on its
-// neighbours' or on the number of threads; only the order of the list does. Thread safety: one
-// thread at a time; read-only while a launch runs.
+// Batch invariance: where the keys of a row are split depends on its item's own lengths and
+// options, never on its neighbours' or on the number of threads. How rows are gathered into tiles
+// may, since a row's arithmetic does not depend on the rows beside it. Thread safety: one thread at
+// a time; read-only while a launch runs.
 //
 //   CpuPlan plan;
-//   ATTND_RETURN_IF_ERROR(MakePlan(params, caches, plan));
+//   ATTND_RETURN_IF_ERROR(MakePlan(params, {.num_threads = 2}, plan));
 //   // run plan.appends, then plan.attends, then plan.merges
 #pragma once
 
@@ -32,7 +33,13 @@ struct CpuPlan final : public LaunchPlan {
   double multiply_adds = 0;  // of all attends
 };
 
+// What a plan is made for, besides the shapes: fixed for the life of a backend.
+struct CpuMachine {
+  CacheSizes caches = {};
+  int num_threads = 1;
+};
+
 // INVALID_ARGUMENT names what is wrong with the shapes of an item.
-absl::Status MakePlan(const AttentionParams& params, const CacheSizes& caches, CpuPlan& plan);
+absl::Status MakePlan(const AttentionParams& params, const CpuMachine& machine, CpuPlan& plan);
 
 }  // namespace attnd

@@ -143,6 +143,33 @@ HWY_NOINLINE HWY_ATTR void BlockStep(const TaskArgs& args, const Scratch& scratc
   });
 }
 
+// Brings the next tile's rows into L2 a few at a time, in step with the blocks of the current one:
+// packing would otherwise wait for memory.
+template <class T>
+class TileFetcher {
+ public:
+  TileFetcher(const TaskArgs& args, KeyRange keys, int64_t blocks)
+      : k_walk_(KeyWalk<T>(args.item.kv, args.task.kv_head)),
+        v_walk_(ValueWalk<T>(args.item.kv, args.task.kv_head)),
+        dk_(args.params.key.head_dim_k),
+        dv_(args.params.key.head_dim_v),
+        keys_(keys),
+        step_((keys.end - keys.begin + blocks - 1) / blocks) {}
+
+  void Step() {
+    for (int64_t end = std::min(keys_.begin + step_, keys_.end); keys_.begin < end; ++keys_.begin) {
+      PrefetchRow<kIntoL2>(k_walk_.At(keys_.begin), dk_);
+      PrefetchRow<kIntoL2>(v_walk_.At(keys_.begin), dv_);
+    }
+  }
+
+ private:
+  TokenWalk<T> k_walk_, v_walk_;
+  int64_t dk_, dv_;
+  KeyRange keys_;  // still to be fetched
+  int64_t step_;
+};
+
 template <class T>
 HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
   const AttentionTask& task = args.task;
@@ -171,11 +198,15 @@ HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
   for (int64_t begin = task.keys.begin / key_tile * key_tile; begin < task.keys.end;
        begin += key_tile) {
     KeyTile tile{begin, Intersect(task.keys, {begin, begin + key_tile}), key_tile, false, true};
+    const int64_t next = begin + key_tile;
+    TileFetcher<T> fetcher(args, Intersect(task.keys, {next, next + key_tile}),
+                           (rows + kBlockRows - 1) / kBlockRows);
     PackKeys<T>(args.item, task.kv_head, dk, begin, tile.keys, scratch.keys);
     PackValues<T>(args.item, task.kv_head, dv, begin, tile.keys, key_tile, scratch.values);
     for (int64_t row = 0; row < rows; row += kBlockRows) {
       BlockStep(args, scratch, block_at(row), tile, queries_at(row), scratch.out + row * stride,
                 scratch.max + row, scratch.sum + row * kDimAlign);
+      fetcher.Step();
     }
   }
   for (int64_t row = 0; row < rows; row += kBlockRows) {

@@ -41,9 +41,9 @@ inline constexpr int64_t kDecodeChunk = 32;
 inline constexpr int64_t kDecodeSplitKeys = 1024;
 inline constexpr int64_t kTileSplitKeys = 4096;
 
-// An item is cut into at least this many tiles of rows, as far as they stay worth a packing of K
-// and V: enough to share out evenly on a large machine. Row tiles change no bit of a result.
-inline constexpr int64_t kRowTilesWanted = 32;
+// A launch is cut into at least this many tiles of rows a thread, as far as they stay worth a
+// packing of K and V, so that threads end together. Row tiles change no bit of a result.
+inline constexpr int64_t kRowTilesPerThread = 4;
 inline constexpr int64_t kMinRowTile = 8 * kMaxBlockRows;
 
 struct TileShape {

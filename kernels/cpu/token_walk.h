@@ -42,11 +42,15 @@ class TokenWalk {
   const T* page_ = nullptr;
 };
 
+// __builtin_prefetch's third argument.
+inline constexpr int kIntoL1 = 3;
+inline constexpr int kIntoL2 = 2;
+
 // Asks for the cache lines of a row.
-template <class T>
+template <int kInto = kIntoL1, class T>
 void PrefetchRow(const T* row, int64_t elems) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < elems; i += kLine) __builtin_prefetch(row + i);
+  for (int64_t i = 0; i < elems; i += kLine) __builtin_prefetch(row + i, /*rw=*/0, kInto);
 }
 
 template <class T>

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -13,7 +13,8 @@
 namespace attnd {
 namespace {
 
-constexpr CacheSizes kCaches{.l1_bytes = 48 << 10, .l2_bytes = 2 << 20};
+constexpr CpuMachine kMachine{.caches = {.l1_bytes = 48 << 10, .l2_bytes = 2 << 20},
+                              .num_threads = 2};
 
 // Never read: plans look at shapes only, so a pointer that would fault will do.
 void* const kSomewhere = reinterpret_cast<void*>(16);
@@ -39,22 +40,27 @@ AttentionParams Params(const std::vector<AttentionItem>& items, int32_t query_he
   return params;
 }
 
-CpuPlan PlanFor(const std::vector<AttentionItem>& items) {
+CpuPlan PlanFor(const std::vector<AttentionItem>& items, int num_threads = 2) {
   CpuPlan plan;
-  EXPECT_EQ(MakePlan(Params(items), kCaches, plan), absl::OkStatus());
+  const CpuMachine machine{kMachine.caches, num_threads};
+  EXPECT_EQ(MakePlan(Params(items), machine, plan), absl::OkStatus());
   return plan;
 }
 
-using Piece = std::tuple<int32_t, int64_t, int64_t, int64_t, int64_t>;  // head, rows, keys
+// Where the keys of each row are split: (head, row) -> positions at which a task ends, but for the
+// last, which is where the keys of its tile end.
+using Cuts = std::map<std::pair<int32_t, int64_t>, std::set<int64_t>>;
 
-std::multiset<Piece> PiecesOf(const CpuPlan& plan, int32_t item) {
-  std::multiset<Piece> pieces;
+Cuts CutsOf(const CpuPlan& plan, int32_t item) {
+  Cuts cuts;
   for (const AttentionTask& task : plan.attends) {
-    if (task.item == item) {
-      pieces.insert({task.kv_head, task.row_begin, task.row_end, task.keys.begin, task.keys.end});
+    if (task.item != item) continue;
+    for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+      cuts[{task.kv_head, row}].insert(task.keys.end);
     }
   }
-  return pieces;
+  for (auto& [row, positions] : cuts) positions.erase(std::prev(positions.end()));
+  return cuts;
 }
 
 std::vector<AttentionItem> Assortment() {
@@ -98,12 +104,22 @@ TEST(PlanTest, CoversEachVisiblePairOnce) {
   }
 }
 
-TEST(PlanTest, AnItemsTasksDependOnItAlone) {
+TEST(PlanTest, WhereKeysAreSplitDependsOnTheItemAlone) {
   const std::vector<AttentionItem> items = Assortment();
   const CpuPlan together = PlanFor(items);
+  int64_t cuts = 0;
   for (size_t i = 0; i < items.size(); ++i) {
-    EXPECT_EQ(PiecesOf(PlanFor({items[i]}), 0), PiecesOf(together, static_cast<int32_t>(i))) << i;
+    const Cuts want = CutsOf(together, static_cast<int32_t>(i));
+    for (const auto& [row, positions] : want) cuts += static_cast<int64_t>(positions.size());
+    for (int threads : {1, 2, 7, 64}) EXPECT_EQ(CutsOf(PlanFor({items[i]}, threads), 0), want) << i;
   }
+  EXPECT_GT(cuts, 100);
+}
+
+TEST(PlanTest, KeepsManyThreadsBusy) {
+  EXPECT_GE(PlanFor({Item(3000, 0)}, 16).attends.size(), 16 * kRowTilesPerThread);
+  EXPECT_GT(PlanFor({Item(3000, 0)}, 16).attends.size(),
+            PlanFor({Item(3000, 0)}, 1).attends.size());
 }
 
 TEST(PlanTest, PutsTheMostWorkFirst) {
@@ -150,23 +166,24 @@ TEST(PlanTest, ReusesItsMemory) {
   const std::vector<AttentionItem> items = Assortment();
   CpuPlan plan = PlanFor(items);
   const void* attends = plan.attends.data();
-  ASSERT_EQ(MakePlan(Params(items), kCaches, plan), absl::OkStatus());
+  ASSERT_EQ(MakePlan(Params(items), kMachine, plan), absl::OkStatus());
   EXPECT_EQ(plan.attends.data(), attends);
-  EXPECT_EQ(PiecesOf(plan, 0), PiecesOf(PlanFor(items), 0));
+  EXPECT_EQ(CutsOf(plan, 0), CutsOf(PlanFor(items), 0));
+  EXPECT_EQ(plan.attends.size(), PlanFor(items).attends.size());
 }
 
 TEST(PlanTest, RefusesImpossibleShapes) {
   CpuPlan plan;
   const std::vector<AttentionItem> one = {Item(1, 0)};
-  EXPECT_EQ(MakePlan(Params(one, 8, 3), kCaches, plan).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MakePlan(Params(one, 8, 3), kMachine, plan).code(), absl::StatusCode::kInvalidArgument);
   std::vector<AttentionItem> beyond = {Item(4, 10)};
   beyond[0].kv_len = 13;
-  const absl::Status status = MakePlan(Params(beyond), kCaches, plan);
+  const absl::Status status = MakePlan(Params(beyond), kMachine, plan);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("writes [10, 14) of 13 keys"));
   std::vector<AttentionItem> half = {Item(4, 10)};
   half[0].new_v.data = nullptr;
-  EXPECT_EQ(MakePlan(Params(half), kCaches, plan).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MakePlan(Params(half), kMachine, plan).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(TileShapeTest, FitsItsCaches) {
