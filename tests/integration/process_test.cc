@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The attnd program itself: its start, its signals, its exit codes, and what a restart means.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "tests/integration/daemon.h"
+#include "tests/integration/test_client.h"
+
+namespace attnd {
+namespace {
+
+using ::testing::HasSubstr;
+using Code = grpc::StatusCode;
+
+TEST(ProcessTest, SigtermDrainsAndExitsWithZero) {
+  ChildDaemon daemon;
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  TestClient client(daemon.address());
+  const TestSession session = client.NewSession();
+  Batch batch(session);
+  batch.Add({.sequence = client.NewSequence(session, client.OpenCache()), .rows = 3});
+  EXPECT_TRUE(client.Attend(batch.request()).status.ok());
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.Wait(), 0) << daemon.log();
+  EXPECT_THAT(daemon.log(), HasSubstr("drained"));
+  EXPECT_FALSE(std::filesystem::exists(daemon.dir().path("ready.json")));
+  EXPECT_FALSE(std::filesystem::exists(daemon.dir().path("s")));
+}
+
+TEST(ProcessTest, DrainsUnderLoadWithoutLosingAnAnswer) {
+  ChildDaemon daemon;
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  TestClient setup(daemon.address());
+  const v1::Id cache = setup.OpenCache();
+  std::atomic<int> served = 0;
+  std::vector<std::thread> clients;
+  for (int c = 0; c < 3; ++c) {
+    clients.emplace_back([&] {
+      TestClient client(daemon.address());
+      const TestSession session = client.NewSession();
+      const v1::Id sequence = client.NewSequence(session, cache);
+      for (int64_t i = 0;; ++i) {
+        Batch batch(session);
+        batch.Add({.sequence = sequence, .step = static_cast<uint64_t>(i) + 1, .start = i});
+        const AttendReply reply = client.Attend(batch.request());
+        // Until the drain begins everything is served. From then on it is refused, or there is
+        // nobody any more (UNAVAILABLE), or gRPC itself cancels what arrives as it shuts down
+        // (CANCELLED). All three mean that nothing was written.
+        if (!reply.status.ok()) {
+          const Code code = reply.status.error_code();
+          EXPECT_TRUE(code == Code::UNAVAILABLE || code == Code::CANCELLED)
+              << code << ": " << reply.status.error_message();
+          return;
+        }
+        EXPECT_EQ(reply.response.results(0).status().code(), Code::OK)
+            << reply.response.results(0).status().message();
+        ++served;
+      }
+    });
+  }
+  while (served < 60) std::this_thread::yield();
+  daemon.Signal(SIGTERM);
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(daemon.Wait(), 0) << daemon.log();
+  EXPECT_THAT(daemon.log(), HasSubstr("drained"));
+}
+
+TEST(ProcessTest, ARestartMakesOldIdsNotFound) {
+  TestSession session;
+  v1::Id sequence;
+  {
+    ChildDaemon daemon;
+    ASSERT_TRUE(daemon.serving()) << daemon.log();
+    TestClient client(daemon.address());
+    session = client.NewSession();
+    sequence = client.NewSequence(session, client.OpenCache());
+    daemon.Signal(SIGKILL);
+    EXPECT_EQ(daemon.Wait(), 128 + SIGKILL);
+  }
+  ChildDaemon daemon;
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  TestClient client(daemon.address());
+  // The same slots are taken again, by others.
+  const TestSession other = client.NewSession();
+  client.NewSequence(other, client.OpenCache());
+  Batch batch(session);
+  batch.Add({.sequence = sequence});
+  EXPECT_EQ(client.Attend(batch.request()).status.error_code(), Code::NOT_FOUND);
+  Batch mine(other);
+  mine.Add({.sequence = sequence});
+  EXPECT_EQ(client.Attend(mine.request()).response.results(0).status().code(), Code::NOT_FOUND);
+  grpc::ClientContext context;
+  v1::ResumeSessionRequest request;
+  v1::ResumeSessionResponse response;
+  request.set_token(session.token);
+  EXPECT_EQ(client.sessions->ResumeSession(&context, request, &response).error_code(),
+            Code::NOT_FOUND);
+}
+
+TEST(ProcessTest, TheSocketIsTheOwnersAlone) {
+  ChildDaemon daemon;
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  struct stat status {};
+  ASSERT_EQ(stat(daemon.dir().path("s").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0600u);
+}
+
+TEST(ProcessTest, AStaleSocketIsReplacedAndALiveOneIsNot) {
+  const TempDir dir;
+  const std::string path = dir.path("taken");
+  sockaddr_un name{};
+  name.sun_family = AF_UNIX;
+  std::memcpy(name.sun_path, path.data(), path.size());
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_EQ(bind(fd, reinterpret_cast<const sockaddr*>(&name), sizeof(name)), 0);
+  ASSERT_EQ(listen(fd, 1), 0);
+  {
+    ChildDaemon refused({"--listen=unix:" + path});
+    EXPECT_FALSE(refused.serving());
+    EXPECT_EQ(refused.Wait(), 1);
+    EXPECT_THAT(refused.log(), HasSubstr("in use"));
+  }
+  close(fd);  // its owner dies; the file stays
+  ASSERT_TRUE(std::filesystem::exists(path));
+  ChildDaemon daemon({"--listen=unix:" + path});
+  EXPECT_TRUE(daemon.serving()) << daemon.log();
+}
+
+TEST(ProcessTest, AFileThatIsNoSocketIsLeftAlone) {
+  const TempDir dir;
+  std::ofstream(dir.path("notes")) << "keep me";
+  ChildDaemon daemon({"--listen=unix:" + dir.path("notes")});
+  EXPECT_EQ(daemon.Wait(), 1);
+  EXPECT_THAT(daemon.log(), HasSubstr("is not a socket"));
+  EXPECT_TRUE(std::filesystem::exists(dir.path("notes")));
+}
+
+TEST(ProcessTest, TwoDaemonsDoNotShareAPort) {
+  ChildDaemon first({"--listen=127.0.0.1:0"});
+  ASSERT_TRUE(first.serving()) << first.log();
+  const std::string log = first.log();
+  const std::string marker = "serving on 127.0.0.1:";
+  const size_t at = log.find(marker);
+  ASSERT_NE(at, std::string::npos) << log;
+  const std::string port = log.substr(at + marker.size(), log.find('\n', at) - at - marker.size());
+  ChildDaemon second({"--listen=127.0.0.1:" + port});
+  EXPECT_EQ(second.Wait(), 1);
+  EXPECT_THAT(second.log(), HasSubstr("cannot listen on \"127.0.0.1:" + port));
+}
+
+TEST(ProcessTest, BadOptionsExitWithTwoAndSayWhy) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"--pool_bytes=1", "--pool_bytes 1: expected 2MiB to 64TiB"},
+      {"--pool_byte=1GiB", "unknown option --pool_byte=1GiB; did you mean --pool_bytes?"},
+      {"--num_threads=many", "\"many\" is not a whole number"},
+      {"--backend=abacus", "--backend \"abacus\": expected one of auto, cpu"},
+      {"--listen=0.0.0.0:0", "is not a loopback address"},
+      {"--config=/nonexistent", "/nonexistent"}};
+  for (const auto& [flag, message] : cases) {
+    ChildDaemon daemon({flag});
+    EXPECT_EQ(daemon.Wait(), 2) << flag;
+    EXPECT_THAT(daemon.log(), HasSubstr(message)) << flag;
+  }
+}
+
+TEST(ProcessTest, ASecondSignalExitsAtOnce) {
+  ChildDaemon daemon({"--max_linger=10s", "--drain_timeout=1h"});
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  TestClient client(daemon.address());
+  const TestSession session = client.NewSession();
+  Batch batch(session);
+  batch.Add({.sequence = client.NewSequence(session, client.OpenCache())});
+  // Lingers for ten seconds, so that the drain has something to wait for.
+  PendingAttend pending = client.StartAttend(batch.request());
+  while (client.Stats().queued_items() != 1) {
+  }
+  daemon.Signal(SIGTERM);
+  while (!client.Stats().draining()) {
+  }
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.Wait(), 128 + SIGTERM);
+  EXPECT_EQ(pending.status.get().error_code(), Code::UNAVAILABLE);
+}
+
+}  // namespace
+}  // namespace attnd
