@@ -145,6 +145,7 @@ class Declare {
               }
             },
             help)
+        ->take_last()
         ->type_name(std::string(TypeName(value)))
         ->default_str(Format(value))
         ->group(group_);
@@ -153,6 +154,7 @@ class Declare {
             const std::string& help) {
     app_.add_option("--" + name, value,
                     allowed.empty() ? help : absl::StrCat(help, ": ", absl::StrJoin(allowed, ", ")))
+        ->take_last()
         ->type_name("TEXT")
         ->default_str(Quoted(value))
         ->group(group_);
@@ -260,6 +262,22 @@ std::string UnknownOption(const CLI::App& app, absl::string_view name, absl::str
                                       : absl::StrCat("; did you mean --", closest, "?"));
 }
 
+// The arguments in the order that CLI11 takes them, last first. It reads "--name=" as a flag whose
+// value is the next argument; here it has an empty one.
+std::vector<std::string> Arguments(int argc, const char* const* argv) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    const absl::string_view argument = argv[i];
+    if (absl::StartsWith(argument, "--") && argument.find('=') + 1 == argument.size()) {
+      arguments.emplace_back();
+      arguments.emplace_back(argument.substr(0, argument.size() - 1));
+    } else {
+      arguments.emplace_back(argument);
+    }
+  }
+  return arguments;
+}
+
 ParsedOptions Exit(int code, std::string message) {
   return {.options = {}, .exit_code = code, .message = std::move(message)};
 }
@@ -305,7 +323,7 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
   Declare declare(app);
   VisitOptions(parsed.options, declare);
   try {
-    app.parse(argc, argv);
+    app.parse(Arguments(argc, argv));
   } catch (const CLI::CallForHelp&) {
     return Exit(0, app.help());
   } catch (const CLI::CallForVersion& version) {
