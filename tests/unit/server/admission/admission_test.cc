@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <future>
+#include <latch>
 #include <thread>
 #include <vector>
 
@@ -62,9 +64,9 @@ TEST_F(AdmissionTest, BoundsRequestsItemsAndTokens) {
     std::vector<int64_t> first, second;  // tokens of the items of two requests
   };
   const Case cases[] = {
-      {{.max_queued_requests = 1}, {1}, {1}},
-      {{.max_queued_items = 3}, {1, 1}, {1, 1}},
-      {{.max_queued_tokens = 10}, {8}, {3}},
+      {{.max_queued_requests = 2}, {1}, {1}},
+      {{.max_queued_items = 4}, {1, 1}, {1, 1}},
+      {{.max_queued_tokens = 11}, {8}, {3}},
   };
   for (const Case& c : cases) {
     const auto admission = Make(c.options);
@@ -73,6 +75,10 @@ TEST_F(AdmissionTest, BoundsRequestsItemsAndTokens) {
       for (int64_t t : tokens) result.push_back(core_.Dense(t));
       return result;
     };
+    // Holds one of each all the time: an empty queue takes anything.
+    absl::StatusOr<PendingRequest> held = Admit(*admission, {core_.Dense(1)});
+    core_.platform.CompleteNext();
+    held->Wait();
     absl::StatusOr<PendingRequest> first = Admit(*admission, items(c.first));
     ASSERT_TRUE(first.ok()) << first.status();
     const absl::Status full = Admit(*admission, items(c.second)).status();
@@ -184,34 +190,48 @@ TEST_F(AdmissionTest, DestructionWaitsForTheLastTicket) {
   holder.join();
 }
 
-TEST_F(AdmissionTest, DrainingWaitsForSubmissionsUnderWay) {
-  // Whatever was admitted must be known to the scheduler when StartDraining returns.
-  core_.platform.CompleteAll();
-  for (int round = 0; round < 200; ++round) {
-    const auto admission = Make({});
-    std::vector<std::thread> clients;
-    std::atomic<int> admitted = 0, finished = 0;
-    for (int i = 0; i < 2; ++i) {
-      clients.emplace_back([&] {
-        for (int j = 0; j < 3; ++j) {
-          auto request = std::make_unique<Request>();
-          request->items = {core_.Dense(1)};
-          request->done = [&](std::unique_ptr<Request>) { ++finished; };
-          if (admission->Admit(std::move(request)).ok()) ++admitted;
-        }
-      });
+// Stops the thread that asks for the time, once.
+class StoppingClock final : public Clock {
+ public:
+  explicit StoppingClock(int calls_before) : calls_left_(calls_before) {}
+  MonotonicTime Now() const override {
+    if (calls_left_-- == 0) {
+      stopped.count_down();
+      go_on.wait();
     }
-    admission->StartDraining();
-    int at_idle = -1;
-    std::promise<void> idle;
-    core_.scheduler->WhenIdle([&] {
-      at_idle = finished;
-      idle.set_value();
-    });
-    idle.get_future().wait();
-    for (std::thread& client : clients) client.join();
-    EXPECT_EQ(at_idle, admitted);
+    return MonotonicTime(std::chrono::hours(1));
   }
+  mutable std::latch stopped{1}, go_on{1};
+
+ private:
+  mutable std::atomic<int> calls_left_;
+};
+
+TEST_F(AdmissionTest, DrainingWaitsForSubmissionsUnderWay) {
+  core_.platform.CompleteAll();
+  const StoppingClock clock(/*calls_before=*/1);  // the deadline's; then between share and Submit
+  Admission admission(core_.cache, *core_.scheduler, core_.metrics, clock, {});
+  std::atomic<bool> finished = false, drained = false;
+  std::thread client([&] {
+    auto request = std::make_unique<Request>();
+    request->items = {core_.Dense(1)};
+    request->done = [&](std::unique_ptr<Request>) { finished = true; };
+    EXPECT_TRUE(admission.Admit(std::move(request)).ok());
+  });
+  clock.stopped.wait();
+  std::promise<bool> finished_at_idle;
+  std::thread drainer([&] {
+    admission.StartDraining();
+    drained = true;
+    core_.scheduler->WhenIdle([&] { finished_at_idle.set_value(finished); });
+  });
+  while (!admission.draining()) std::this_thread::yield();
+  for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+  EXPECT_FALSE(drained);
+  clock.go_on.count_down();
+  EXPECT_TRUE(finished_at_idle.get_future().get());
+  client.join();
+  drainer.join();
 }
 
 }  // namespace
