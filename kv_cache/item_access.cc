@@ -12,6 +12,11 @@
 #include "kv_cache/kv_cache_impl.h"
 
 namespace attnd {
+namespace {
+
+constexpr int64_t kMaxSequencesForHint = 1024;
+
+}  // namespace
 
 absl::StatusOr<CacheGeometry> KvCache::Impl::GeometryOf(SessionRef by, SequenceId id) {
   MutexLock lock(mu_);
@@ -83,9 +88,10 @@ void KvCache::Impl::Unpin(Pinned pinned) {
 absl::Status KvCache::Impl::Exhausted(SequenceId id, const Sequence& sequence,
                                       const PageShortage& shortage) const {
   const Cache& cache = sequence.cache();
-  int64_t largest = 0;
+  // A look at some sequences is enough for a hint: the lock is held, and refusals come in storms.
+  int64_t seen = 0, largest = 0;
   sequences_.ForEach([&](SequenceId, const Sequence& other) {
-    if (&other.cache() != &cache) return;
+    if (++seen > kMaxSequencesForHint || &other.cache() != &cache) return;
     largest = std::max(largest, static_cast<int64_t>(other.pages().size()));
   });
   const int64_t pool_mib =
@@ -96,7 +102,7 @@ absl::Status KvCache::Impl::Exhausted(SequenceId id, const Sequence& sequence,
   return AttachErrorDetail(
       absl::ResourceExhaustedError(absl::StrFormat(
           "sequence %s needs %d pages and %d are free within %s; cache '%s' holds %d pages in %d "
-          "sequences, the largest of which holds %d, and promised %d to queued items; freeing or "
+          "sequences, one of which holds %d, and promised %d to queued items; freeing or "
           "truncating sequences makes room",
           ToString(id), shortage.needed.value(), shortage.free.value(), limit, cache.name,
           cache.pages.used().value(), cache.num_sequences, largest,

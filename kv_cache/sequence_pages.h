@@ -6,10 +6,11 @@
 // Copy-on-write and giving back happen here; which positions may be written is Sequence's business.
 // Not thread-safe: KvCache's lock guards it.
 //
-//   pages.Reserve({.first = 2, .end = 3});               // at admission
-//   auto copies = pages.PrepareWrite({.first = 2, .end = 3});
-//   PinnedPages pinned = pages.Pin(3);
-//   pages.ReturnReservation(); ... pages.Unpin(pinned.phase);
+//   shortage = pages.Reserve({.first = 2, .end = 3});               // at admission
+//   shortage = pages.PrepareWrite({.first = 2, .end = 3}, copies);  // just before the launch
+//   pages.ReturnReservation();
+//   SequencePages::Pinned pinned = pages.Pin(3);
+//   pages.Unpin(pinned.phase);                                      // after it
 #pragma once
 
 #include <cstddef>

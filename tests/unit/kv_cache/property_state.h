@@ -144,7 +144,7 @@ class PropertyState {
     ++cache->num_sequences;
     sequences_.push_back(std::move(sequence));
   }
-  void Bury(SequencePtr sequence) {
+  void Bury(const SequencePtr& sequence) {
     sequence->alive = false;
     sequence->table.clear();
     --sequence->cache->num_sequences;
