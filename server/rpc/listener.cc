@@ -98,6 +98,12 @@ void Configure(const ListenerOptions& options, const std::string& address,
   grpc::ResourceQuota quota(absl::StrCat("attnd ", address));
   quota.Resize(options.buffer_limit.value());
   builder.SetResourceQuota(quota);
+  // A compressed message grows in memory before anyone can refuse it, and tensors do not compress.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  // Clients may ask every ten seconds whether we are still there, calls or none.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   // Two daemons on one port would share its connections silently.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // The synchronous API serves nothing but reflection.

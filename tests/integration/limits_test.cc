@@ -67,6 +67,21 @@ TEST(LimitsTest, AMessageOverOurLimitSaysSoInItsDetails) {
   EXPECT_EQ(client.Stats().items_total(), 0u);
 }
 
+TEST(LimitsTest, CompressedMessagesAreRefused) {
+  InProcessDaemon daemon;
+  TestClient client(daemon.address());
+  const TestSession session = client.NewSession();
+  Batch batch(session);
+  batch.Add({.sequence = client.NewSequence(session, client.OpenCache())});
+  // Megabytes of zeros, which would be kilobytes on the wire.
+  batch.request().mutable_tensor_data()->resize(6u << 20);
+  grpc::ClientContext context;
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  v1::AttendResponse response;
+  const grpc::Status status = client.attention->Attend(&context, batch.request(), &response);
+  EXPECT_EQ(status.error_code(), Code::UNIMPLEMENTED) << status.error_message();
+}
+
 TEST(LimitsTest, TooManyTokensInARequest) {
   InProcessDaemon daemon([](Options& options) { options.max_tokens_per_request = 10; });
   TestClient client(daemon.address());
