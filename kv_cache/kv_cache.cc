@@ -57,6 +57,9 @@ absl::StatusOr<SequenceInfo> KvCache::Describe(SessionRef by, SequenceId sequenc
 absl::StatusOr<std::vector<SequenceInfo>> KvCache::ListSequences(SessionRef by) const {
   return impl_->ListSequences(by);
 }
+absl::StatusOr<std::vector<SequenceInfo>> KvCache::ResumedSequences(SessionRef by) const {
+  return impl_->ResumedSequences(by);
+}
 
 absl::StatusOr<uint64_t> KvCache::SetClientState(SessionRef by, SequenceId sequence,
                                                  uint64_t expected_version,

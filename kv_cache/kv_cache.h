@@ -117,6 +117,7 @@ class KvCache {
   // epoch and replaces the token; NOT_FOUND for a token that is unknown, replaced or whose lease
   // ended.
   absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label);
+  // The token that was sent goes on resuming until the new epoch is first used (ADR 0003).
   absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease);
   absl::StatusOr<Duration> RenewLease(SessionRef by);
   absl::Status CloseSession(SessionRef by);
@@ -135,6 +136,8 @@ class KvCache {
   absl::StatusOr<SequenceInfo> Describe(SessionRef by, SequenceId sequence) const;
   // Without client_state.
   absl::StatusOr<std::vector<SequenceInfo>> ListSequences(SessionRef by) const;
+  // For the answer to a resume: with client_state, and no use of the new epoch.
+  absl::StatusOr<std::vector<SequenceInfo>> ResumedSequences(SessionRef by) const;
   // Returns the new version. ABORTED where the current version is not `expected_version`.
   absl::StatusOr<uint64_t> SetClientState(SessionRef by, SequenceId sequence,
                                           uint64_t expected_version, std::string client_state);

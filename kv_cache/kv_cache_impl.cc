@@ -78,7 +78,7 @@ absl::StatusOr<Duration> KvCache::Impl::RenewLease(SessionRef by) {
 
 absl::Status KvCache::Impl::CloseSession(SessionRef by) {
   MutexLock lock(mu_);
-  ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.FindForClosing(by));
+  ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.FindWithEpoch(by));
   for (SequenceId id : session->sequences) {
     if (sequences_.Find(id)->pages().pinned()) return HasLaunchedItems(id);
   }
@@ -150,6 +150,19 @@ absl::StatusOr<std::vector<SequenceInfo>> KvCache::Impl::ListSequences(SessionRe
   std::vector<SequenceInfo> infos;
   infos.reserve(session->sequences.size());
   for (SequenceId id : session->sequences) infos.push_back(Describe(id, *sequences_.Find(id)));
+  return infos;
+}
+
+absl::StatusOr<std::vector<SequenceInfo>> KvCache::Impl::ResumedSequences(SessionRef by) {
+  MutexLock lock(mu_);
+  ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.FindWithEpoch(by));
+  std::vector<SequenceInfo> infos;
+  infos.reserve(session->sequences.size());
+  for (SequenceId id : session->sequences) {
+    const Sequence& sequence = *sequences_.Find(id);
+    infos.push_back(Describe(id, sequence));
+    infos.back().client_state = sequence.client_state();
+  }
   return infos;
 }
 

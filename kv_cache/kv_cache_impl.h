@@ -58,6 +58,8 @@ class KvCache::Impl final : public LeaseOwner {
   absl::StatusOr<SequenceInfo> Describe(SessionRef by, SequenceId sequence)
       ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<std::vector<SequenceInfo>> ListSequences(SessionRef by) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<std::vector<SequenceInfo>> ResumedSequences(SessionRef by)
+      ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<uint64_t> SetClientState(SessionRef by, SequenceId sequence,
                                           uint64_t expected_version, std::string client_state)
       ABSL_LOCKS_EXCLUDED(mu_);

@@ -93,7 +93,14 @@ absl::StatusOr<SessionGrant> SessionTable::Resume(std::string_view token, Durati
   ATTND_ASSIGN_OR_RETURN(std::string new_token, NewToken());
   ATTND_ASSIGN_OR_RETURN(const TokenHash hash, HashToken(new_token));
 
-  by_token_.erase(found);
+  // The token that was sent stays good until the new epoch is used; the other of the two, if any,
+  // ends here.
+  if (sent == session.token_hash) {
+    ForgetFormerToken(session);
+  } else {
+    by_token_.erase(session.token_hash);
+  }
+  session.former_token_hash = sent;
   by_token_.emplace(hash, id);
   session.token_hash = hash;
   session.lease = granted;
@@ -108,12 +115,13 @@ absl::StatusOr<Session*> SessionTable::Authorize(SessionRef by) {
   Session* session = sessions_.Find(by.session);
   const MonotonicTime now = clock_.Now();
   if (session == nullptr || now >= session->lease_end) return SessionNotFound(by.session);
-  if (by.epoch != session->epoch) return FindForClosing(by);
+  if (by.epoch != session->epoch) return FindWithEpoch(by);
+  ForgetFormerToken(*session);
   session->lease_end = now + session->lease;
   return session;
 }
 
-absl::StatusOr<Session*> SessionTable::FindForClosing(SessionRef by) {
+absl::StatusOr<Session*> SessionTable::FindWithEpoch(SessionRef by) {
   Session* session = sessions_.Find(by.session);
   if (session == nullptr) return SessionNotFound(by.session);
   if (by.epoch < session->epoch) {
@@ -133,7 +141,15 @@ absl::StatusOr<Session*> SessionTable::FindForClosing(SessionRef by) {
 
 void SessionTable::Erase(SessionId id) {
   const std::unique_ptr<Session> session = sessions_.Erase(id);
-  if (session != nullptr) by_token_.erase(session->token_hash);
+  if (session == nullptr) return;
+  ForgetFormerToken(*session);
+  by_token_.erase(session->token_hash);
+}
+
+void SessionTable::ForgetFormerToken(Session& session) {
+  if (!session.former_token_hash.has_value()) return;
+  by_token_.erase(*session.former_token_hash);
+  session.former_token_hash.reset();
 }
 
 std::vector<SessionRef> SessionTable::Expired() const {

@@ -3,9 +3,10 @@
 // Sessions: leases, epochs, and the tokens that take a session up again.
 //
 // A token is 16 bytes from the operating system's generator and is stored as its SHA-256 only, by
-// which it is also looked up: how long a lookup takes says nothing about a token. A session whose
-// lease has ended is NOT_FOUND for everyone until it is erased. Not thread-safe: KvCache's lock
-// guards it.
+// which it is also looked up: how long a lookup takes says nothing about a token. A resume replaces
+// the token; the former one opens the session until the new epoch is used, so that a client whose
+// answer was lost is not shut out of its KV. A session whose lease has ended is NOT_FOUND for
+// everyone until it is erased. Not thread-safe: KvCache's lock guards it.
 //
 //   StatusOr<SessionGrant> grant = sessions.Open(lease, "model-server-1");
 //   StatusOr<Session*> session = sessions.Authorize(grant->ref);   // renews the lease
@@ -13,6 +14,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +37,7 @@ struct Session {
   Duration lease{};
   MonotonicTime lease_end;
   TokenHash token_hash{};
+  std::optional<TokenHash> former_token_hash;  // until the epoch has been used
   std::string label;
   absl::btree_set<SequenceId> sequences;
 };
@@ -55,11 +58,13 @@ class SessionTable {
   absl::StatusOr<SessionGrant> Open(Duration lease, std::string_view label);
   absl::StatusOr<SessionGrant> Resume(std::string_view token, Duration lease);
 
-  // The session, its lease renewed. NOT_FOUND where it is unknown or its lease has ended; ABORTED
-  // for an epoch that was superseded; INVALID_ARGUMENT for one that was never given out.
+  // The session, its lease renewed and its epoch used. NOT_FOUND where it is unknown or its lease
+  // has ended; ABORTED for an epoch that was superseded; INVALID_ARGUMENT for one that was never
+  // given out.
   absl::StatusOr<Session*> Authorize(SessionRef by);
-  // The same without the lease: what closes a session may come after its end, and renews nothing.
-  absl::StatusOr<Session*> FindForClosing(SessionRef by);
+  // Checks the epoch and changes nothing: closing may come after the lease's end, and the answer to
+  // a resume is no use of its epoch.
+  absl::StatusOr<Session*> FindWithEpoch(SessionRef by);
   void Erase(SessionId id);
 
   std::vector<SessionRef> Expired() const;
@@ -74,6 +79,7 @@ class SessionTable {
   }
 
  private:
+  void ForgetFormerToken(Session& session);
   absl::StatusOr<Duration> LeaseFor(Duration asked, Duration otherwise) const;
 
   const Options options_;

@@ -137,14 +137,14 @@ absl::StatusOr<std::unique_ptr<Session>> Client::OpenSession(const OpenSessionOp
 absl::StatusOr<ResumedSession> Client::ResumeSession(std::string_view token,
                                                      const OpenSessionOptions& options,
                                                      const CallOptions& call) {
-  // First what may fail harmlessly: a resume voids the token, so nothing should go wrong after it.
+  // First what may fail harmlessly: a resume shuts the former holder out.
   ATTND_ASSIGN_OR_RETURN(const std::vector<CacheInfo> caches, ListCaches(call));
   v1::ResumeSessionRequest request;
   request.set_token(std::string(token));
   request.set_lease_ms(Milliseconds(options.lease));
   v1::ResumeSessionResponse response;
   ATTND_RETURN_IF_ERROR(
-      impl_->connection->Call(kResumeSession, request, &response, Repeat::kOnlyIfRefused, call));
+      impl_->connection->Call(kResumeSession, request, &response, Repeat::kAlways, call));
 
   std::shared_ptr<SessionState> state = impl_->MakeSession(response, options.renew_lease);
   ResumedSession resumed;

@@ -96,10 +96,10 @@ class Client {
 
   absl::StatusOr<std::unique_ptr<Session>> OpenSession(const OpenSessionOptions& options = {},
                                                        const CallOptions& call = {});
-  // Takes a session up again with the token of its last Open or Resume, which is void afterwards:
-  // the new one is session->token(). The sequences come in ResumedSession. NOT_FOUND for an
-  // unknown, replaced or expired token. Never repeated by itself: a repetition would send a void
-  // token.
+  // Takes a session up again with the token of its last Open or Resume; the new one is
+  // session->token(). The one that was sent is void once the resumed session has been used, so a
+  // lost answer is asked for again. The sequences come in ResumedSession. NOT_FOUND for an unknown,
+  // replaced or expired token.
   absl::StatusOr<ResumedSession> ResumeSession(std::string_view token,
                                                const OpenSessionOptions& options = {},
                                                const CallOptions& call = {});

@@ -58,12 +58,9 @@ class SessionServiceImpl final : public v1::SessionService::CallbackService {
 
   // What the new client has to know, taken once nothing of the former one runs any more.
   absl::Status AddSequences(SessionRef by, v1::ResumeSessionResponse& response) {
-    ATTND_ASSIGN_OR_RETURN(const std::vector<SequenceInfo> sequences,
-                           context_.cache.ListSequences(by));
-    for (const SequenceInfo& listed : sequences) {
-      ATTND_ASSIGN_OR_RETURN(SequenceInfo info, context_.cache.Describe(by, listed.sequence));
-      ToProto(std::move(info), *response.add_sequences());
-    }
+    ATTND_ASSIGN_OR_RETURN(std::vector<SequenceInfo> sequences,
+                           context_.cache.ResumedSequences(by));
+    for (SequenceInfo& info : sequences) ToProto(std::move(info), *response.add_sequences());
     return absl::OkStatus();
   }
 

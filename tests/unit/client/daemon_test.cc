@@ -173,6 +173,7 @@ TEST_F(DaemonTest, ANewClientGoesOnWithTheTokenAlone) {
   ASSERT_TRUE(resumed.ok()) << resumed.status();
   session_ = std::move(resumed->session);
   EXPECT_TRUE(absl::IsAborted(stale->RenewLease().status())) << "the former client is superseded";
+  ASSERT_TRUE(session_->RenewLease().ok());
   EXPECT_TRUE(absl::IsNotFound(client_->ResumeSession(token).status())) << "the token is void";
   ASSERT_EQ(resumed->sequences.size(), 1);
   EXPECT_EQ(resumed->sequences[0].info.client_state, "step 1");

@@ -194,6 +194,8 @@ class PropertyObjects : public PropertyItems {
       return;
     }
     EXPECT_EQ(resumed->ref.epoch, grant.ref.epoch + 1);
+    // Once the new epoch has been used, not before.
+    Expect(absl::StatusCode::kOk, kv_->RenewLease(resumed->ref).status());
     Expect(absl::StatusCode::kNotFound, kv_->ResumeSession(grant.token, Duration::zero()).status());
     grant = *resumed;
     session->second.lease_end = clock_.Now() + grant.lease;

@@ -63,8 +63,28 @@ TEST_F(SessionTableTest, ResumeRaisesTheEpochAndReplacesTheToken) {
   EXPECT_EQ(second.ref.session, first.ref.session);
   EXPECT_EQ(second.ref.epoch, 2u);
   EXPECT_NE(second.token, first.token);
+  ASSERT_TRUE(sessions_.Authorize(second.ref).ok());
   ATTND_EXPECT_CODE(sessions_.Resume(first.token, Duration::zero()).status(), kNotFound);
   EXPECT_EQ(sessions_.Resume(second.token, Duration::zero())->ref.epoch, 3u);
+}
+
+TEST_F(SessionTableTest, TokenThatWasSentResumesAgainUntilTheNewEpochIsUsed) {
+  const SessionGrant first = Open();
+  const SessionGrant lost = sessions_.Resume(first.token, Duration::zero()).value();
+  const SessionGrant second = sessions_.Resume(first.token, Duration::zero()).value();
+  EXPECT_EQ(second.ref.epoch, 3u);
+  ATTND_EXPECT_CODE(sessions_.Authorize(lost.ref).status(), kAborted);
+  ATTND_EXPECT_CODE(sessions_.Resume(lost.token, Duration::zero()).status(), kNotFound);
+
+  // Looking with the epoch is no use of it.
+  ASSERT_TRUE(sessions_.FindWithEpoch(second.ref).ok());
+  const SessionGrant third = sessions_.Resume(second.token, Duration::zero()).value();
+  EXPECT_EQ(third.ref.epoch, 4u);
+  ATTND_EXPECT_CODE(sessions_.Resume(first.token, Duration::zero()).status(), kNotFound);
+
+  sessions_.Erase(third.ref.session);
+  ATTND_EXPECT_CODE(sessions_.Resume(second.token, Duration::zero()).status(), kNotFound);
+  ATTND_EXPECT_CODE(sessions_.Resume(third.token, Duration::zero()).status(), kNotFound);
 }
 
 TEST_F(SessionTableTest, ResumeKeepsTheLeaseUnlessToldOtherwise) {
@@ -117,7 +137,7 @@ TEST_F(SessionTableTest, AuthorizedCallsRenewTheLeaseAndOthersDoNot) {
   }
   clock_.Advance(kDefaultLease - Duration(1));
   EXPECT_FALSE(sessions_.Authorize({.session = grant.ref.session, .epoch = 7}).ok());
-  EXPECT_TRUE(sessions_.FindForClosing(grant.ref).ok());
+  EXPECT_TRUE(sessions_.FindWithEpoch(grant.ref).ok());
   clock_.Advance(Duration(1));
   ATTND_EXPECT_CODE(sessions_.Authorize(grant.ref).status(), kNotFound);
 }
@@ -131,10 +151,10 @@ TEST_F(SessionTableTest, ExpiredSessionIsNotFoundUntilItIsClosed) {
   ASSERT_EQ(sessions_.Expired().size(), 1u);
   EXPECT_EQ(sessions_.Expired()[0].session, grant.ref.session);
   EXPECT_EQ(sessions_.Expired()[0].epoch, 1u);
-  EXPECT_TRUE(sessions_.FindForClosing(grant.ref).ok());
+  EXPECT_TRUE(sessions_.FindWithEpoch(grant.ref).ok());
   sessions_.Erase(grant.ref.session);
   EXPECT_TRUE(sessions_.Expired().empty());
-  ATTND_EXPECT_CODE(sessions_.FindForClosing(grant.ref).status(), kNotFound);
+  ATTND_EXPECT_CODE(sessions_.FindWithEpoch(grant.ref).status(), kNotFound);
 }
 
 }  // namespace

@@ -204,12 +204,13 @@ class Client:
     def resume_session(self, token: bytes, *, lease_s: float | None = None) -> Session:
         """Takes up the session of a client that died, or of this one; `sequences` are its own.
 
-        The former holder's requests are refused from then on, and `token` is void: the session
-        has a new one.
+        The former holder's requests are refused from then on. The session has a new token;
+        `token` is void once the resumed session has been used, so a lost answer is asked for
+        again.
 
         Raises:
             NotFound: the token is unknown, was replaced, or its lease has expired.
-            Unavailable: no daemon answered. It is unknown whether the token was replaced.
+            Unavailable: no daemon answered. `token` is still good.
         """
         if not isinstance(token, bytes) or len(token) != 16:
             got = f"{len(token)} bytes" if isinstance(token, bytes) else f"a {type(token).__name__}"
@@ -219,7 +220,6 @@ class Client:
             "ResumeSession",
             session_pb2.ResumeSessionRequest(token=token, lease_ms=_lease_ms(lease_s)),
             session_pb2.ResumeSessionResponse,
-            idempotent=False,
         )
         return Session(self, response)
 
