@@ -75,7 +75,7 @@ double MeasureReadBandwidth() {
   std::vector<std::vector<uint64_t>> buffers(threads, std::vector<uint64_t>(kWords, 1));
   std::vector<uint64_t> sums(threads);
   double best = 0;
-  for (int round = 0; round < 4; ++round) {
+  for (int round = 0; round < 12; ++round) {
     const auto start = std::chrono::steady_clock::now();
     std::vector<std::thread> workers;
     for (size_t t = 0; t < threads; ++t) {

@@ -40,7 +40,9 @@ class BenchReport {
   std::vector<BenchRow> rows_;
 };
 
-// Bytes per second that all cores together read from memory: the ceiling of decode attention.
+// Bytes per second that all cores together read from memory: the ceiling of decode attention, as
+// far as its keys and values do not fit the caches. The best of several rounds; other load lowers
+// it.
 double MeasureReadBandwidth();
 
 std::string CpuModel();  // of this machine, with its number of cores

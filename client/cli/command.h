@@ -33,6 +33,7 @@ struct Globals {
   std::string metrics_address = "127.0.0.1:7451";
   double timeout_s = 60.0;
   bool json = false;
+  std::string command_line;  // as typed, for the records of measurements
   int exit_code = kSuccess;
 };
 

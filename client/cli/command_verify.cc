@@ -261,7 +261,8 @@ absl::Status Verifier::Round(DType q_dtype, DType kv_dtype, const std::string& o
 int Run(const Globals& globals, VerifyOptions options) {
   const auto client = Connect(globals);
   if (!client.ok()) return Fail(globals, client.status());
-  const auto session = (*client)->OpenSession({.label = "attnctl verify"});
+  const auto session =
+      (*client)->OpenSession({.lease = std::chrono::seconds(30), .label = "attnctl verify"});
   if (!session.ok()) return Fail(globals, session.status());
   if (options.seed == 0) options.seed = std::random_device{}();
   const client::Capabilities& capabilities = (*client)->capabilities();
@@ -288,7 +289,9 @@ int Run(const Globals& globals, VerifyOptions options) {
       for (int round = 0; round < options.rounds && !cell.unsupported; ++round) {
         const absl::Status status = verifier.Round(q, kv, option, cell);
         cell.unsupported = absl::IsUnimplemented(status);
-        if (!status.ok() && !cell.unsupported) return Fail(globals, status);
+        if (status.ok() || cell.unsupported) continue;
+        (void)(*session)->Close();  // the failed round's cache stays behind, empty
+        return Fail(globals, status);
       }
       ++cells;
       cases += cell.cases;

@@ -2,6 +2,9 @@
 //
 // attnctl: the command-line tool of the attention backend daemon. `attnctl --help` lists the
 // commands; each is a file of its own, command_<name>.cc.
+#include <iostream>
+#include <string>
+
 #include <CLI/CLI.hpp>
 
 #include "client/cli/command.h"
@@ -9,6 +12,8 @@
 int main(int argc, char** argv) {
   CLI::App app("Looks after attnd, the attention backend daemon.", "attnctl");
   attnd::cli::Globals globals;
+  globals.command_line = "attnctl";
+  for (int i = 1; i < argc; ++i) globals.command_line += std::string(" ") + argv[i];
   app.add_option("--address", globals.address, "Where the daemon serves: host:port or unix:/path")
       ->envname("ATTND_ADDRESS")
       ->capture_default_str();
@@ -21,7 +26,7 @@ int main(int argc, char** argv) {
   app.add_flag("--json", globals.json,
                "JSON for scripts (capabilities, status, caches, sequences)");
   app.set_version_flag("--version", ATTND_VERSION);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none: the help, below, and an unknown one is named as unexpected
   app.fallthrough();
 
   attnd::cli::AddStatusCommand(app, globals);
@@ -36,5 +41,9 @@ int main(int argc, char** argv) {
   attnd::cli::AddDrainCommand(app, globals);
   attnd::cli::AddIntegrityCommand(app, globals);
   CLI11_PARSE(app, argc, argv);
+  if (app.get_subcommands().empty()) {
+    std::cerr << app.help();
+    return attnd::cli::kFailure;
+  }
   return globals.exit_code;
 }

@@ -129,11 +129,7 @@ absl::StatusOr<AttendCodec::Response> AttendCodec::Parse(const grpc::ByteBuffer&
 }
 
 absl::Status AttendCodec::RefusalOf(const Response& response) {
-  absl::Status status = FromItemStatus(response.header.status());
-  if (!status.ok() && response.header.has_error_detail()) {
-    SetErrorDetail(status, FromProto(response.header.error_detail()));
-  }
-  return status;
+  return FromItemStatus(response.header.status());
 }
 
 absl::StatusOr<AttendResult> AttendCodec::Finish(Response response,

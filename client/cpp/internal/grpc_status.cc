@@ -56,7 +56,9 @@ absl::Status FromGrpcStatus(const grpc::Status& status, std::string_view address
 }
 
 absl::Status FromItemStatus(const v1::ItemStatus& status) {
-  return {static_cast<absl::StatusCode>(status.code()), status.message()};
+  absl::Status result(static_cast<absl::StatusCode>(status.code()), status.message());
+  if (!result.ok() && status.has_detail()) SetErrorDetail(result, FromProto(status.detail()));
+  return result;
 }
 
 }  // namespace attnd::client

@@ -130,8 +130,8 @@ TEST_F(AttendStreamTest, GoesOnAfterARefusedRequest) {
         response.set_request_id(request.request_id());
         response.mutable_status()->set_code(grpc::StatusCode::UNAVAILABLE);
         response.mutable_status()->set_message("the queue is full");
-        response.mutable_error_detail()->set_reason(v1::ErrorDetail::QUEUE_FULL);
-        response.mutable_error_detail()->set_retry_delay_ms(5);
+        response.mutable_status()->mutable_detail()->set_reason(v1::ErrorDetail::QUEUE_FULL);
+        response.mutable_status()->mutable_detail()->set_retry_delay_ms(5);
         stream->Write(response);
       } else {
         Answer(request, stream);
