@@ -35,7 +35,7 @@ absl::Status CacheGeometry::Validate() const {
   }
   ATTND_RETURN_IF_ERROR(CheckRange("head_dim_k", head_dim_k, 256));
   ATTND_RETURN_IF_ERROR(CheckRange("head_dim_v", head_dim_v, 256));
-  ATTND_RETURN_IF_ERROR(CheckRange("page_size_tokens", page_size_tokens, 1024));
+  ATTND_RETURN_IF_ERROR(CheckRange("page_size_tokens", page_size_tokens, kMaxPageSizeTokens));
   if (static_cast<int>(kv_dtype) >= kNumDTypes) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "geometry.kv_dtype is %d; it must be f32, f16 or bf16", static_cast<int>(kv_dtype)));

@@ -21,6 +21,7 @@
 namespace attnd {
 
 inline constexpr Bytes kSuperblockBytes = Bytes(2u << 20);
+inline constexpr int32_t kMaxPageSizeTokens = 1024;
 
 struct CacheGeometry {
   int32_t num_layers = 0;       // 1 to 1024
@@ -29,7 +30,7 @@ struct CacheGeometry {
   int32_t head_dim_k = 0;       // 1 to 256
   int32_t head_dim_v = 0;       // 1 to 256
   DType kv_dtype = DType::kF32;
-  int32_t page_size_tokens = 16;  // 1 to 1024
+  int32_t page_size_tokens = 16;  // 1 to kMaxPageSizeTokens
 
   // INVALID_ARGUMENT names the field, its value and what is allowed.
   absl::Status Validate() const;

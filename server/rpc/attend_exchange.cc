@@ -165,7 +165,6 @@ grpc::ByteBuffer AttendExchange::RespondRefused(const absl::Status& status) {
   v1::AttendResponse response;
   response.set_request_id(request_id_);
   ToProto(status, *response.mutable_status());
-  ToProto(status, *response.mutable_error_detail());
   return MakeMessage(response, StagingBuffer(), 0);
 }
 

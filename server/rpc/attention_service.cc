@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "attnd/v1/attention.grpc.pb.h"
 #include "kernels/attention/capabilities.h"
+#include "kv_cache/geometry.h"
 #include "server/rpc/attention_calls.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/services.h"
@@ -66,7 +68,8 @@ grpc::ServerUnaryReactor* AttentionServiceImpl::GetCapabilities(
   }
   response->set_any_head_dim(capabilities.any_head_dims);
   response->set_max_head_dim(capabilities.max_head_dim);
-  response->set_max_page_size_tokens(capabilities.max_page_size_tokens);
+  response->set_max_page_size_tokens(
+      std::min<int64_t>(capabilities.max_page_size_tokens, kMaxPageSizeTokens));
   for (Feature feature : kAllFeatures) {
     if (capabilities.features.Has(feature)) response->add_features(std::string(Name(feature)));
   }

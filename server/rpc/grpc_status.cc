@@ -43,7 +43,9 @@ grpc::Status ToGrpcStatus(const absl::Status& status, grpc::CallbackServerContex
 
 void ToProto(const absl::Status& status, v1::ItemStatus& proto) {
   proto.set_code(static_cast<int>(status.code()));
-  if (!status.ok()) proto.set_message(MessageOf(status));
+  if (status.ok()) return;
+  proto.set_message(MessageOf(status));
+  ToProto(status, *proto.mutable_detail());
 }
 
 void ToProto(const absl::Status& status, v1::ErrorDetail& proto) {

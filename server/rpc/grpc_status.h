@@ -22,7 +22,7 @@ namespace attnd {
 // An error without a detail gets one with REASON_UNSPECIFIED: what has none at all is gRPC's own.
 grpc::Status ToGrpcStatus(const absl::Status& status, grpc::CallbackServerContext& context);
 
-// The same for one item of a response, and for a request that a stream refuses.
+// The same for one item of a response, or a request that a stream refuses.
 void ToProto(const absl::Status& status, v1::ItemStatus& proto);
 void ToProto(const absl::Status& status, v1::ErrorDetail& proto);
 

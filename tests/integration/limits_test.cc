@@ -31,7 +31,13 @@ TEST(LimitsTest, PagesRunOutInTheMiddleOfABatch) {
   EXPECT_EQ(reply.response.results(0).status().code(), Code::OK);
   EXPECT_EQ(reply.response.results(1).status().code(), Code::OK);
   EXPECT_EQ(reply.response.results(2).status().code(), Code::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(reply.response.results(2).status().detail().reason(), v1::ErrorDetail::PAGES_EXHAUSTED);
+  EXPECT_GT(reply.response.results(2).status().detail().needed_pages(), 0);
   EXPECT_THAT(reply.response.results(2).status().message(), HasSubstr("needs 2 pages and 1 are"));
+  const v1::ErrorDetail& detail = reply.response.results(2).status().detail();
+  EXPECT_EQ(detail.reason(), v1::ErrorDetail::PAGES_EXHAUSTED);
+  EXPECT_EQ(detail.needed_pages(), 2);
+  EXPECT_EQ(detail.free_pages(), 1);
   EXPECT_EQ(client.Describe(session, sequences[2]).layer_lengths(0), 0);
   EXPECT_EQ(client.Describe(session, sequences[2]).pages(), 0);
   client.StateOf(session);

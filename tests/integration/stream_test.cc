@@ -106,7 +106,7 @@ TEST(StreamTest, ARefusedRequestLeavesTheStreamAlive) {
   ASSERT_TRUE(stream->Read(&response));
   EXPECT_EQ(response.request_id(), 1u);
   EXPECT_EQ(response.status().code(), Code::NOT_FOUND);
-  EXPECT_EQ(response.error_detail().reason(), v1::ErrorDetail::STALE_ID);
+  EXPECT_EQ(response.status().detail().reason(), v1::ErrorDetail::STALE_ID);
   ASSERT_TRUE(stream->Write(good.request()));
   ASSERT_TRUE(stream->Read(&response));
   EXPECT_EQ(response.results(0).status().code(), Code::OK);

@@ -213,7 +213,8 @@ def make_error(code: grpc.StatusCode, message: str, **kwargs: Any) -> AttndError
 def from_item_status(status: types_pb2.ItemStatus, item: int) -> AttndError:
     """The exception for one failed item of a batch."""
     code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
-    return make_error(code, status.message, method="Attend", item=item)
+    detail = status.detail if status.HasField("detail") else None
+    return make_error(code, status.message, detail=detail, method="Attend", item=item)
 
 
 def from_rpc_error(error: grpc.RpcError, method: str) -> AttndError:
