@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU attention beside PyTorch's flash kernel, in one run, alternating.
 
-    .venv/bin/python tests/bench/attention_vs_torch_bench.py --json build/bench/attention_vs_torch.json
+    .venv/bin/python tests/bench/attention_vs_torch_bench.py --json build/bench/vs_torch.json
 
 Workloads: prefill, batch 8, 8 heads, head_dim 64 and 128, causal and not, 128 to 2048 tokens, fp32
 and bf16; decode with 32 query and 8 KV heads, head_dim 128, fp16 and bf16 KV. Ours reads the same
 dense layout in prefill and 16-token pages in random order in decode, where PyTorch reads contiguous
 tensors and gets the better of two formulations. One and two threads each.
 
-Our side is build/release/bench/bin/attention_bench --worker, which checks its output against the fp64
-reference before it is timed; PyTorch's output is checked against fp64 here. FLOPs: 4 head_dim for each
-pair of a query and a key that it sees, causal n(n+1)/2 pairs. Bytes: K and V once. Ceilings are
-measured in the same run. Numbers are medians of alternating launches.
+Our side is build/release/bench/bin/attention_bench --worker, which checks its output against the
+fp64 reference before it is timed; PyTorch's output is checked against fp64 here. FLOPs: 4 head_dim
+for each pair of a query and a key that it sees, causal n(n+1)/2 pairs. Bytes: K and V once.
+Ceilings are measured in the same run. Numbers are medians of alternating launches.
 """
 
 import argparse
@@ -197,8 +197,8 @@ def main():
                 row = row_of(case, result, ceilings)
                 rows.append(row)
                 of_ceiling = f"{row['of_ceiling']:.2f}" if row["of_ceiling"] else "-"
-                print(f"{row['case']:<52} {row['ours']:8.1f} {row['peer']:8.1f} {row['ratio']:6.2f} "
-                      f"{of_ceiling:>7} {result['error']:8.1e} {result['peer_error']:8.1e}",
+                print(f"{row['case']:<52} {row['ours']:8.1f} {row['peer']:8.1f} "
+                      f"{row['ratio']:6.2f} {of_ceiling:>7} {result['error']:8.1e} {result['peer_error']:8.1e}",
                       flush=True)
     worker.close()
     if args.json:

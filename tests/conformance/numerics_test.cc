@@ -33,8 +33,8 @@ class NumericsTest : public testing::TestWithParam<BackendFactory> {
 
 // Logits with a standard deviation of q_magnitude, over 764 keys. An fp32 product of size s carries
 // an error of some s * 1e-7, which the softmax turns into a relative error of the weights: 1e-6 is
-// reached up to a deviation of about 2 (largest logits around 8). Beyond, the error grows more slowly
-// than the logits, since fewer and fewer keys carry any weight.
+// reached up to a deviation of about 2 (largest logits around 8). Beyond, the error grows more
+// slowly than the logits, since fewer and fewer keys carry any weight.
 TEST_P(NumericsTest, LargeLogits) {
   for (const auto& [magnitude, bound] : {std::pair{1.0f, 1e-6},
                                          {2.0f, 1.5e-6},
