@@ -198,8 +198,8 @@ def main():
                 rows.append(row)
                 of_ceiling = f"{row['of_ceiling']:.2f}" if row["of_ceiling"] else "-"
                 print(f"{row['case']:<52} {row['ours']:8.1f} {row['peer']:8.1f} "
-                      f"{row['ratio']:6.2f} {of_ceiling:>7} {result['error']:8.1e} {result['peer_error']:8.1e}",
-                      flush=True)
+                      f"{row['ratio']:6.2f} {of_ceiling:>7} {result['error']:8.1e} "
+                      f"{result['peer_error']:8.1e}", flush=True)
     worker.close()
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
