@@ -47,10 +47,10 @@ export jobs full
 
 stage test 1500 make --no-print-directory test
 stage lint 240 scripts/lint.sh format tidy shell
-stage clang 480 scripts/lint.sh clang headers
+stage clang 600 scripts/lint.sh clang headers
 stage clang-tidy 480 scripts/lint.sh clang-tidy
-stage asan-ubsan 480 bash -c 'sanitized asan-ubsan'
-stage tsan 420 bash -c 'sanitized tsan'
+stage asan-ubsan 1000 bash -c 'sanitized asan-ubsan'
+stage tsan 1000 bash -c 'sanitized tsan'
 if [[ -n $full ]]; then
   stage demo 600 make --no-print-directory demo
 fi
