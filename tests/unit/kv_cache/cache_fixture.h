@@ -73,8 +73,13 @@ inline CacheGeometry OnePageSlabGeometry() {
   return geometry;
 }
 
-#define ATTND_EXPECT_CODE(expr, expected) \
-  EXPECT_EQ((expr).code(), absl::StatusCode::expected) << (expr)
+inline testing::AssertionResult HasCode(const char* expression, const char*,
+                                        const absl::Status& status, absl::StatusCode code) {
+  if (status.code() == code) return testing::AssertionSuccess();
+  return testing::AssertionFailure()
+         << expression << " is " << status << ", not " << absl::StatusCodeToString(code);
+}
+#define ATTND_EXPECT_CODE(status, code) EXPECT_PRED_FORMAT2(HasCode, status, absl::StatusCode::code)
 
 class CacheFixture : public testing::Test {
  protected:

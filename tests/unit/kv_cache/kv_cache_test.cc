@@ -4,6 +4,7 @@
 #include "kv_cache/kv_cache.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/unit/kv_cache/cache_fixture.h"
@@ -26,11 +27,37 @@ TEST_F(KvCacheTest, OpeningACacheAgainFindsIt) {
 
 TEST_F(KvCacheTest, AnotherGeometryIsRefusedByTheFieldThatDiffers) {
   Open(SmallGeometry());
+  const auto refused = [&](const CacheGeometry& other, const std::string& difference) {
+    const absl::Status status = kv_->OpenCache("main", other, PageCount(0)).status();
+    ATTND_EXPECT_CODE(status, kFailedPrecondition);
+    EXPECT_NE(status.message().find("geometry." + difference), std::string::npos) << status;
+  };
+  const std::vector<std::pair<int32_t CacheGeometry::*, std::string>> fields = {
+      {&CacheGeometry::num_layers, "num_layers 3, not 2"},
+      {&CacheGeometry::num_query_heads, "num_query_heads 8, not 4"},
+      {&CacheGeometry::num_kv_heads, "num_kv_heads 4, not 2"},
+      {&CacheGeometry::head_dim_k, "head_dim_k 256, not 128"},
+      {&CacheGeometry::head_dim_v, "head_dim_v 256, not 128"},
+      {&CacheGeometry::page_size_tokens, "page_size_tokens 4, not 2"}};
+  for (const auto& [field, difference] : fields) {
+    CacheGeometry other = SmallGeometry();
+    other.*field = (other.*field + 1) / 2;
+    refused(other, difference);
+  }
   CacheGeometry other = SmallGeometry();
-  other.head_dim_v = 64;
-  const absl::Status status = kv_->OpenCache("main", other, PageCount(0)).status();
-  ATTND_EXPECT_CODE(status, kFailedPrecondition);
-  EXPECT_NE(status.message().find("head_dim_v 256, not 64"), std::string::npos) << status;
+  other.kv_dtype = DType::kBF16;
+  refused(other, "kv_dtype f32, not bf16");
+}
+
+TEST_F(KvCacheTest, TooManyCachesAreRefusedUntilOneCloses) {
+  KvCache::Options options;
+  options.max_caches = 2;
+  Open(SmallGeometry(), 4, 0, options);
+  const CacheId second = OpenCache("second", SmallGeometry());
+  ATTND_EXPECT_CODE(kv_->OpenCache("third", SmallGeometry(), PageCount(0)).status(),
+                    kResourceExhausted);
+  ASSERT_TRUE(kv_->CloseCache(second).ok());
+  EXPECT_TRUE(kv_->OpenCache("third", SmallGeometry(), PageCount(0)).ok());
 }
 
 TEST_F(KvCacheTest, BadCacheNamesQuotasAndGeometriesAreInvalid) {
@@ -120,6 +147,17 @@ TEST_F(KvCacheTest, ResumedSessionFindsItsSequencesAndShutsTheFormerClientOut) {
   EXPECT_EQ(Describe(id).client_state, "tokens");
   EXPECT_EQ(Describe(id).layer_lengths, (std::vector<int64_t>{9, 9, 9}));
   EXPECT_TRUE(Take(WriteAccess(id, 9, 1)).ok());
+}
+
+TEST_F(KvCacheTest, AnswerToAResumeListsSequencesWithoutUsingTheEpoch) {
+  Open(SmallGeometry());
+  Create("tokens");
+  const SessionGrant resumed = kv_->ResumeSession(session_.token, Duration::zero()).value();
+  const std::vector<SequenceInfo> sequences = kv_->ResumedSequences(resumed.ref).value();
+  ASSERT_EQ(sequences.size(), 1u);
+  EXPECT_EQ(sequences[0].client_state, "tokens");
+  ATTND_EXPECT_CODE(kv_->ResumedSequences(by_).status(), kAborted);
+  EXPECT_TRUE(kv_->ResumeSession(session_.token, Duration::zero()).ok());
 }
 
 TEST_F(KvCacheTest, ItemReservedBeforeAResumeIsAbortedAndGivesItsPromiseBack) {

@@ -189,11 +189,21 @@ class PropertyObjects : public PropertyItems {
     if (session == sessions_.end()) return;
     SessionGrant& grant = session->second.grant;
     const bool expired = clock_.Now() >= session->second.lease_end;
-    const auto resumed = kv_->ResumeSession(grant.token, Duration::zero());
+    auto resumed = kv_->ResumeSession(grant.token, Duration::zero());
     if (!Expect(expired ? absl::StatusCode::kNotFound : absl::StatusCode::kOk, resumed.status())) {
       return;
     }
-    EXPECT_EQ(resumed->ref.epoch, grant.ref.epoch + 1);
+    if (OneIn(3)) {  // the answer is lost, the client asks again
+      const SessionGrant lost =
+          *std::exchange(resumed, kv_->ResumeSession(grant.token, Duration::zero()));
+      if (!Expect(absl::StatusCode::kOk, resumed.status())) return;
+      EXPECT_EQ(resumed->ref.epoch, lost.ref.epoch + 1);
+      Expect(absl::StatusCode::kAborted, kv_->RenewLease(lost.ref).status());
+      Expect(absl::StatusCode::kNotFound,
+             kv_->ResumeSession(lost.token, Duration::zero()).status());
+    } else {
+      EXPECT_EQ(resumed->ref.epoch, grant.ref.epoch + 1);
+    }
     // Once the new epoch has been used, not before.
     Expect(absl::StatusCode::kOk, kv_->RenewLease(resumed->ref).status());
     Expect(absl::StatusCode::kNotFound, kv_->ResumeSession(grant.token, Duration::zero()).status());
