@@ -14,7 +14,7 @@ readonly packages=(
   # gRPC, protobuf and what they are used with.
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libgrpc-dev libabsl-dev
   # Metrics: prometheus-cpp's pull library, with the HTTP server inside it.
-  prometheus-cpp-dev libcivetweb-dev zlib1g-dev libcurl4-openssl-dev
+  prometheus-cpp-dev libcivetweb-dev libssl-dev zlib1g-dev libcurl4-openssl-dev
   # Kernels, logs, options.
   libhwy-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
   # Tests, benchmarks, static checks.
