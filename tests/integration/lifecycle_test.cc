@@ -148,17 +148,18 @@ TEST_F(LifecycleTest, ResumingAbortsWhatIsQueuedAndWaitsForWhatIsLaunched) {
   EXPECT_EQ(response.sequences(0).layer_lengths(0), 1);
   EXPECT_EQ(response.sequences(0).layer_steps(0), 1u);
 
-  // The former client is out, its token too.
+  // The former client is out.
   platform_.CompleteAll();
   const AttendReply former = client_.Attend(OneToken(0, 2, 1).request());
   EXPECT_EQ(former.status.error_code(), Code::ABORTED);
   EXPECT_EQ(former.detail.reason(), v1::ErrorDetail::SUPERSEDED);
-  grpc::ClientContext again;
-  EXPECT_EQ(client_.sessions->ResumeSession(&again, request, &response).error_code(),
-            Code::NOT_FOUND);
   session_.epoch = response.epoch();
   EXPECT_EQ(client_.Attend(OneToken(0, 2, 1).request()).response.results(0).status().code(),
             Code::OK);
+  // The new epoch was used: the token that was sent is void.
+  grpc::ClientContext again;
+  EXPECT_EQ(client_.sessions->ResumeSession(&again, request, &response).error_code(),
+            Code::NOT_FOUND);
 }
 
 TEST_F(LifecycleTest, ItemsOfTwoClientsShareALaunch) {
