@@ -116,9 +116,8 @@ class Metrics::Impl {
   Counter& MakeCounter(const char* name, const char* help) {
     return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add({});
   }
-  Histogram& MakeHistogram(const char* name, const char* help, std::vector<double> buckets) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
-        {}, std::move(buckets));
+  Histogram& MakeHistogram(const char* name, const char* help, const std::vector<double>& buckets) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add({}, buckets);
   }
   prometheus::Family<Counter>& MakeCounters(const char* name, const char* help) {
     return prometheus::BuildCounter().Name(name).Help(help).Register(registry);

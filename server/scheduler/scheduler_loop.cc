@@ -161,7 +161,7 @@ void SchedulerLoop::Handle(EvictSession message) {
 
 void SchedulerLoop::Handle(WhenIdle message) { idle_.push_back(std::move(message.operation)); }
 
-void SchedulerLoop::Handle(BatchDone message) {
+void SchedulerLoop::Handle(const BatchDone& message) {
   FinishBatch(batches_.Find(message.batch), message.status);
 }
 

@@ -90,7 +90,7 @@ class SchedulerLoop {
   void Handle(WhenQuiet message);
   void Handle(EvictSession message);
   void Handle(WhenIdle message);
-  void Handle(BatchDone message);
+  void Handle(const BatchDone& message);
   void Handle(Stop message);
 
   void RunOperations();
