@@ -14,6 +14,7 @@ namespace attnd {
 namespace {
 
 bool AllItems(const WorkItem&) { return true; }
+bool CachedItems(const WorkItem& work) { return work.access.has_value(); }
 bool AllRequests(const ActiveRequest&) { return true; }
 
 struct OfSession {
@@ -36,6 +37,11 @@ absl::Status Superseded() {
   return AttachErrorDetail(
       absl::AbortedError("superseded: the session was resumed or closed; nothing was written"),
       {.reason = ErrorReason::kSuperseded});
+}
+// What lay on a failed device cannot be trusted.
+absl::Status DataLoss(const absl::Status& device) {
+  return absl::DataLossError(
+      absl::StrCat(device.message(), "; the sequence was on it: free it and recompute"));
 }
 
 // For counters that one thread writes: cheaper than an atomic addition.
@@ -110,7 +116,10 @@ bool SchedulerLoop::Turn() {
                     AllItems, DeadlineExceeded);
     queue_.RecomputeDeadline();
   }
-  if (fenced_) FinishAllQueued(AllRequests, AllItems, [this] { return device_status(); });
+  if (fenced_) {
+    FinishAllQueued(AllRequests, CachedItems, [this] { return DataLoss(device_status()); });
+    FinishAllQueued(AllRequests, AllItems, [this] { return device_status(); });
+  }
   if (stopping_) FinishAllQueued(AllRequests, AllItems, ShuttingDown);
   CheckLeases();
   RunEvictions();

@@ -329,6 +329,8 @@ TEST(SchedulerTest, AFailedLaunchFencesTheDevice) {
   // Nothing is launched again, not even on a device that would work.
   core.platform.FailLaunch(absl::OkStatus());
   EXPECT_EQ(core.Submit({core.Dense(1)}).WaitForStatus(), failed);
+  const absl::Status lost = core.Submit({core.Write(sequence, 0, 2, 4, 1)}).WaitForStatus();
+  EXPECT_EQ(lost.code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(core.scheduler->device_status(), failed);
   EXPECT_TRUE(LaunchSizes(core.platform).empty());
 }
