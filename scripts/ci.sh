@@ -49,8 +49,8 @@ stage test 1500 make --no-print-directory test
 stage lint 240 scripts/lint.sh format tidy shell
 stage clang 900 scripts/lint.sh clang headers
 stage clang-tidy 480 scripts/lint.sh clang-tidy
-stage asan-ubsan 1000 bash -c 'sanitized asan-ubsan'
-stage tsan 1000 bash -c 'sanitized tsan'
+stage asan-ubsan 1300 bash -c 'sanitized asan-ubsan'
+stage tsan 1300 bash -c 'sanitized tsan'
 if [[ -n $full ]]; then
   stage demo 600 make --no-print-directory demo
 fi
