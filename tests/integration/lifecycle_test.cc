@@ -13,7 +13,6 @@
 namespace attnd {
 namespace {
 
-using ::testing::HasSubstr;
 using Code = grpc::StatusCode;
 
 class LifecycleTest : public ::testing::Test {
