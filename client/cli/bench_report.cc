@@ -2,6 +2,7 @@
 #include "client/cli/bench_report.h"
 
 #include <algorithm>
+#include <cmath>
 #include <array>
 #include <chrono>
 #include <cstdio>
@@ -38,7 +39,7 @@ std::string Now() {
 
 double Percentile(std::vector<double> samples, double p) {
   if (samples.empty()) return 0.0;
-  const auto rank = static_cast<size_t>(p * static_cast<double>(samples.size() - 1) + 0.5);
+  const auto rank = static_cast<size_t>(std::lround(p * static_cast<double>(samples.size() - 1)));
   std::nth_element(samples.begin(), samples.begin() + static_cast<std::ptrdiff_t>(rank),
                    samples.end());
   return samples[rank];

@@ -16,7 +16,6 @@
 namespace attnd {
 namespace {
 
-using ::testing::HasSubstr;
 using Code = grpc::StatusCode;
 using Stream = grpc::ClientReaderWriter<v1::AttendRequest, v1::AttendResponse>;
 

@@ -20,7 +20,6 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using ::testing::Contains;
-using ::testing::HasSubstr;
 using ::testing::Key;
 using ::testing::Not;
 
