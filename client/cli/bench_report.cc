@@ -2,9 +2,9 @@
 #include "client/cli/bench_report.h"
 
 #include <algorithm>
-#include <cmath>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <fstream>

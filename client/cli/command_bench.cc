@@ -270,11 +270,10 @@ absl::StatusOr<bool> RunAll(const Globals& globals, const BenchOptions& options)
             << options.dtype << ", " << options.sequences << " sequences a request, "
             << options.concurrency << " clients, " << options.seconds << " s each\n";
   const double bandwidth = MeasureReadBandwidth();
-  const double working_set =
-      static_cast<double>(cache.info.page_bytes) *
-      static_cast<double>((options.context + options.geometry.page_size_tokens) /
-                          options.geometry.page_size_tokens) *
-      options.sequences * options.concurrency;
+  const int64_t pages =
+      (options.context + options.geometry.page_size_tokens) / options.geometry.page_size_tokens;
+  const double working_set = static_cast<double>(cache.info.page_bytes) *
+                             static_cast<double>(pages) * options.sequences * options.concurrency;
   std::cout << absl::StrFormat(
       "       this machine reads %.1f GB/s from memory; decode's keys and values are %s\n\n",
       bandwidth / 1e9, HumanBytes(working_set));

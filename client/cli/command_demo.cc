@@ -322,6 +322,7 @@ int Run(const Globals& globals, const DemoOptions& options) {
 
   Progress progress("reference: generate", options.tokens * static_cast<int64_t>(prompts.size()));
   std::vector<Tokens> expected;
+  expected.reserve(prompts.size());
   int64_t done = 0;
   for (const Tokens& prompt : prompts) {
     expected.push_back(GenerateLocally(model, prompt, options.tokens, progress, done));
