@@ -31,7 +31,6 @@ namespace attnd::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using client::Client;
 using client::Stats;
 
 class Doctor {
