@@ -11,7 +11,7 @@ full=
 [[ "${1:-}" != --full ]] || full=1
 jobs=$(nproc)
 # clang-tidy ends itself in time, and says what it did not get to.
-[[ -n $full ]] || export LINT_BUDGET_S=300
+[[ -n $full ]] || export LINT_BUDGET_S=180
 export JOBS=$jobs CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 
 names=() budgets=() times=() results=()
@@ -51,7 +51,7 @@ export jobs full
 stage test 1500 make --no-print-directory test
 stage lint 240 scripts/lint.sh format tidy shell
 stage clang 720 scripts/lint.sh clang headers
-stage clang-tidy 400 scripts/lint.sh clang-tidy
+stage clang-tidy 300 scripts/lint.sh clang-tidy
 stage asan-ubsan 1200 bash -c 'sanitized asan-ubsan'
 stage tsan 1000 bash -c 'sanitized tsan'
 if [[ -n $full ]]; then
