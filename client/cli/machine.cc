@@ -9,6 +9,8 @@
 #include <iterator>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
+
 namespace attnd::cli {
 namespace {
 
@@ -36,7 +38,7 @@ std::string CgroupFolder() {
 std::optional<std::string> CgroupFile(const std::string& name) {
   std::string folder = CgroupFolder();
   while (folder.rfind("/sys/fs/cgroup", 0) == 0) {
-    if (auto text = ReadFile(folder + "/" + name)) return text;
+    if (auto text = ReadFile(absl::StrCat(folder, "/", name))) return text;
     folder.resize(folder.rfind('/'));
   }
   return std::nullopt;

@@ -56,6 +56,7 @@ std::string Table::ToString(int indent) const {
   };
   add(headings_);
   std::vector<std::string> rule;
+  rule.reserve(widths.size());
   for (size_t width : widths) rule.emplace_back(width, '-');
   add(rule);
   for (const auto& row : rows_) add(row);

@@ -6,6 +6,7 @@
 #include <termios.h>
 #include <unistd.h>
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <utility>
@@ -122,7 +123,7 @@ void Progress::Finish(const std::string& note) {
 
 std::string Bar(double fraction, int width) {
   const auto full =
-      static_cast<size_t>(std::clamp(fraction, 0.0, 1.0) * static_cast<double>(width) + 0.5);
+      static_cast<size_t>(std::lround(std::clamp(fraction, 0.0, 1.0) * static_cast<double>(width)));
   std::string bar(static_cast<size_t>(width) + 2, '.');
   bar.front() = '[';
   bar.back() = ']';

@@ -59,8 +59,9 @@ std::vector<float> ToyModel::Embed(std::span<const int32_t> tokens, int64_t star
     const auto position = static_cast<double>(start + static_cast<int64_t>(t));
     for (int64_t i = 0; i < hidden_size_; ++i) {
       // Sinusoids of falling frequency, so that the same token differs from place to place.
-      const double angle = position / std::pow(1e4, static_cast<double>(i / 2 * 2) /
-                                                        static_cast<double>(hidden_size_));
+      const int64_t pair = i - i % 2;
+      const double angle =
+          position / std::pow(1e4, static_cast<double>(pair) / static_cast<double>(hidden_size_));
       hidden.push_back(row[i] + static_cast<float>(i % 2 == 0 ? std::sin(angle) : std::cos(angle)));
     }
   }
