@@ -47,6 +47,17 @@ TEST(OutputLayoutTest, OffsetsAreAlignedAndOverflowIsSeen) {
   EXPECT_EQ(layout.total_bytes(), OutputLayout::kOverflow);
 }
 
+TEST(CheckTensorTest, TheNumberOfDimensionsCounts) {
+  v1::Tensor tensor;
+  tensor.set_dtype(v1::DTYPE_F32);
+  tensor.add_shape(3);
+  EXPECT_TRUE(CheckTensor(tensor, {-1, "q"}, {v1::DTYPE_F32, {3}, "n"}, 12).ok());
+  EXPECT_FALSE(CheckTensor(tensor, {-1, "q"}, {v1::DTYPE_F32, {3}, "n"}, 11).ok());
+  EXPECT_FALSE(CheckTensor(tensor, {-1, "q"}, {v1::DTYPE_F32, {3, 1}, "n, 1"}, 12).ok());
+  tensor.add_shape(1);
+  EXPECT_FALSE(CheckTensor(tensor, {-1, "q"}, {v1::DTYPE_F32, {3}, "n"}, 12).ok());
+}
+
 TEST(CheckTensorTest, EmptyShapeIsNoShape) {
   v1::Tensor tensor;
   tensor.set_dtype(v1::DTYPE_F32);
