@@ -139,31 +139,19 @@ absl::Status KvCache::Impl::Free(SessionRef by, SequenceId id) {
 absl::StatusOr<SequenceInfo> KvCache::Impl::Describe(SessionRef by, SequenceId id) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(const Sequence* sequence, FindSequence(by, id));
-  SequenceInfo info = Describe(id, *sequence);
-  info.client_state = sequence->client_state();
-  return info;
+  return Describe(id, *sequence, ClientState::kWith);
 }
 
 absl::StatusOr<std::vector<SequenceInfo>> KvCache::Impl::ListSequences(SessionRef by) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.Authorize(by));
-  std::vector<SequenceInfo> infos;
-  infos.reserve(session->sequences.size());
-  for (SequenceId id : session->sequences) infos.push_back(Describe(id, *sequences_.Find(id)));
-  return infos;
+  return DescribeAll(*session, ClientState::kWithout);
 }
 
 absl::StatusOr<std::vector<SequenceInfo>> KvCache::Impl::ResumedSequences(SessionRef by) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.FindWithEpoch(by));
-  std::vector<SequenceInfo> infos;
-  infos.reserve(session->sequences.size());
-  for (SequenceId id : session->sequences) {
-    const Sequence& sequence = *sequences_.Find(id);
-    infos.push_back(Describe(id, sequence));
-    infos.back().client_state = sequence.client_state();
-  }
-  return infos;
+  return DescribeAll(*session, ClientState::kWith);
 }
 
 absl::StatusOr<uint64_t> KvCache::Impl::SetClientState(SessionRef by, SequenceId id,
@@ -214,12 +202,24 @@ absl::StatusOr<SequenceId> KvCache::Impl::Adopt(Session& session,
   return id;
 }
 
-SequenceInfo KvCache::Impl::Describe(SequenceId id, const Sequence& sequence) {
+std::vector<SequenceInfo> KvCache::Impl::DescribeAll(const Session& session,
+                                                     ClientState client_state) const {
+  std::vector<SequenceInfo> infos;
+  infos.reserve(session.sequences.size());
+  for (SequenceId id : session.sequences) {
+    infos.push_back(Describe(id, *sequences_.Find(id), client_state));
+  }
+  return infos;
+}
+
+SequenceInfo KvCache::Impl::Describe(SequenceId id, const Sequence& sequence,
+                                     ClientState client_state) {
   SequenceInfo info;
   info.sequence = id;
   info.cache = sequence.cache().id;
   info.pages = PageCount(static_cast<int64_t>(sequence.pages().size()));
   info.shared_pages = sequence.pages().CountShared();
+  if (client_state == ClientState::kWith) info.client_state = sequence.client_state();
   info.client_state_version = sequence.client_state_version();
   info.layer_lengths.reserve(sequence.layers().size());
   info.layer_steps.reserve(sequence.layers().size());

@@ -97,7 +97,11 @@ class KvCache::Impl final : public LeaseOwner {
   static absl::Status CheckCache(const Cache& cache,
                                  const SlotTable<SequenceId, Sequence>& sequences);
 
-  static SequenceInfo Describe(SequenceId id, const Sequence& sequence);
+  // The state is up to 1 MiB a sequence: copied only for who asked for it.
+  enum class ClientState { kWithout, kWith };
+  std::vector<SequenceInfo> DescribeAll(const Session& session, ClientState client_state) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  static SequenceInfo Describe(SequenceId id, const Sequence& sequence, ClientState client_state);
   static CacheInfo Describe(const Cache& cache);
 
   mutable Mutex mu_;

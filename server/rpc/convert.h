@@ -33,6 +33,12 @@ void ToProto(const Id& id, v1::Id& proto) {
   proto.set_handle(static_cast<uint64_t>(id.object.generation) << 32 | id.object.slot);
 }
 
+// Who asks: of any request with the fields `session` and `epoch`.
+template <typename Request>
+SessionRef AskedBy(const Request& request) {
+  return {.session = FromProto<SessionId>(request.session()), .epoch = request.epoch()};
+}
+
 v1::DType ToProto(DType dtype);
 
 // INVALID_ARGUMENT for a dtype that keys and values cannot have. Fills in the documented defaults;

@@ -15,11 +15,6 @@
 namespace attnd {
 namespace {
 
-template <typename Request>
-SessionRef By(const Request& request) {
-  return {.session = FromProto<SessionId>(request.session()), .epoch = request.epoch()};
-}
-
 absl::Status CheckLength(int64_t length) {
   if (length >= 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("length: ", length, ", expected at least 0"));
@@ -65,7 +60,7 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
     ATTND_RETURN_IF_ERROR(RefuseWhileDraining(context_.admission));
     ATTND_ASSIGN_OR_RETURN(
         const SequenceId sequence,
-        context_.cache.CreateSequence(By(request), FromProto<CacheId>(request.cache()),
+        context_.cache.CreateSequence(AskedBy(request), FromProto<CacheId>(request.cache()),
                                       request.client_state()));
     ToProto(sequence, *response.mutable_sequence());
     return absl::OkStatus();
@@ -75,14 +70,14 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
                         v1::DescribeSequenceResponse& response) {
     ATTND_ASSIGN_OR_RETURN(
         SequenceInfo info,
-        context_.cache.Describe(By(request), FromProto<SequenceId>(request.sequence())));
+        context_.cache.Describe(AskedBy(request), FromProto<SequenceId>(request.sequence())));
     ToProto(std::move(info), *response.mutable_sequence());
     return absl::OkStatus();
   }
 
   absl::Status List(const v1::ListSequencesRequest& request, v1::ListSequencesResponse& response) {
     ATTND_ASSIGN_OR_RETURN(std::vector<SequenceInfo> sequences,
-                           context_.cache.ListSequences(By(request)));
+                           context_.cache.ListSequences(AskedBy(request)));
     for (SequenceInfo& info : sequences) ToProto(std::move(info), *response.add_sequences());
     return absl::OkStatus();
   }
@@ -91,7 +86,7 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
                         v1::SetClientStateResponse& response) {
     ATTND_ASSIGN_OR_RETURN(
         const uint64_t version,
-        context_.cache.SetClientState(By(request), FromProto<SequenceId>(request.sequence()),
+        context_.cache.SetClientState(AskedBy(request), FromProto<SequenceId>(request.sequence()),
                                       request.expected_version(), request.client_state()));
     response.set_version(version);
     return absl::OkStatus();
@@ -116,7 +111,7 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
 grpc::ServerUnaryReactor* SequenceServiceImpl::ForkSequence(grpc::CallbackServerContext* call,
                                                             const v1::ForkSequenceRequest* request,
                                                             v1::ForkSequenceResponse* response) {
-  const SessionRef by = By(*request);
+  const SessionRef by = AskedBy(*request);
   const SequenceId parent = FromProto<SequenceId>(request->sequence());
   absl::Status status = RefuseWhileDraining(context_.admission);
   std::optional<TokenCount> length;
@@ -135,7 +130,7 @@ grpc::ServerUnaryReactor* SequenceServiceImpl::ForkSequence(grpc::CallbackServer
 grpc::ServerUnaryReactor* SequenceServiceImpl::TruncateSequence(
     grpc::CallbackServerContext* call, const v1::TruncateSequenceRequest* request,
     v1::TruncateSequenceResponse*) {
-  const SessionRef by = By(*request);
+  const SessionRef by = AskedBy(*request);
   const SequenceId sequence = FromProto<SequenceId>(request->sequence());
   const TokenCount length(request->length());
   return WhenQuiet(call, CheckLength(request->length()), by, sequence,
@@ -145,7 +140,7 @@ grpc::ServerUnaryReactor* SequenceServiceImpl::TruncateSequence(
 grpc::ServerUnaryReactor* SequenceServiceImpl::FreeSequence(grpc::CallbackServerContext* call,
                                                             const v1::FreeSequenceRequest* request,
                                                             v1::FreeSequenceResponse*) {
-  const SessionRef by = By(*request);
+  const SessionRef by = AskedBy(*request);
   const SequenceId sequence = FromProto<SequenceId>(request->sequence());
   return WhenQuiet(call, absl::OkStatus(), by, sequence,
                    [=, this] { return context_.cache.Free(by, sequence); });

@@ -82,8 +82,7 @@ grpc::ServerUnaryReactor* SessionServiceImpl::ResumeSession(grpc::CallbackServer
 grpc::ServerUnaryReactor* SessionServiceImpl::RenewLease(grpc::CallbackServerContext* call,
                                                          const v1::RenewLeaseRequest* request,
                                                          v1::RenewLeaseResponse* response) {
-  const absl::StatusOr<Duration> lease = context_.cache.RenewLease(
-      {.session = FromProto<SessionId>(request->session()), .epoch = request->epoch()});
+  const absl::StatusOr<Duration> lease = context_.cache.RenewLease(AskedBy(*request));
   if (lease.ok()) response->set_lease_ms(ToMs(*lease));
   return ReplyNow(call, lease.status());
 }
@@ -91,8 +90,7 @@ grpc::ServerUnaryReactor* SessionServiceImpl::RenewLease(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* SessionServiceImpl::CloseSession(grpc::CallbackServerContext* call,
                                                            const v1::CloseSessionRequest* request,
                                                            v1::CloseSessionResponse*) {
-  const SessionRef by{.session = FromProto<SessionId>(request->session()),
-                      .epoch = request->epoch()};
+  const SessionRef by = AskedBy(*request);
   // Before anything is evicted: only who holds the session may end it.
   if (const absl::Status status = context_.cache.RenewLease(by).status(); !status.ok()) {
     return ReplyNow(call, status);

@@ -22,7 +22,7 @@ absl::Status CheckRequest(const v1::AttendRequest& request, const ValidationCont
                                                    " are served in one request"));
   }
   // Also starts the lease anew.
-  const SessionRef by{FromProto<SessionId>(request.session()), request.epoch()};
+  const SessionRef by = AskedBy(request);
   return context.cache.RenewLease(by).status();
 }
 
@@ -50,7 +50,7 @@ class AttendValidator {
   AttendValidator(const v1::AttendRequest& request, uint64_t tensor_bytes,
                   const ValidationContext& context, PreparedBatch& batch)
       : request_(request),
-        by_{FromProto<SessionId>(request.session()), request.epoch()},
+        by_(AskedBy(request)),
         tensor_bytes_(tensor_bytes),
         context_(context),
         batch_(batch) {}

@@ -80,8 +80,9 @@ class Scheduler {
   };
   Stats stats() const;
 
-  // OK, or INTERNAL once the device has failed: the launches of that moment and every item after
-  // end with this status, and health is NOT_SERVING until the daemon restarts.
+  // OK, or INTERNAL once the device has failed: the launches of that moment and dense items after
+  // it end with this status, items of sequences with DATA_LOSS, and health is NOT_SERVING until the
+  // daemon restarts.
   absl::Status device_status() const;
 
  private:
