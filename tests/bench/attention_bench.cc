@@ -12,13 +12,9 @@
 //
 //   attention_bench --worker   reads lines: "ceilings THREADS", "case THREADS PHASE DTYPE BATCH
 //   QUERY_HEADS KV_HEADS HEAD_DIM TOKENS CAUSAL", "run"; answers each with one line.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -26,10 +22,11 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/cpu_topology.h"
-#include "nlohmann/json.hpp"
 #include "tests/bench/attention_case.h"
 #include "tests/bench/ceilings.h"
+#include "tests/bench/report.h"
 
 namespace attnd::bench {
 namespace {
@@ -134,40 +131,9 @@ std::vector<CaseSpec> Workloads() {
   return specs;
 }
 
-std::string ReadFirst(const char* path, const std::string& prefix) {
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind(prefix, 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "unknown CPU";
-}
-
-std::string Output(const char* command) {
-  std::string text;
-  if (FILE* pipe = popen(command, "r"); pipe != nullptr) {
-    char buffer[256];
-    while (fgets(buffer, sizeof(buffer), pipe) != nullptr) text += buffer;
-    pclose(pipe);
-  }
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  return text;
-}
-
-nlohmann::json Head(const std::string& command) {
-  const std::time_t now = std::time(nullptr);
-  char date[32];
-  std::strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
-  std::ostringstream hardware;
-  hardware << ReadFirst("/proc/cpuinfo", "model name") << ", " << UsableCpus() << " CPUs, "
-           << MakeCpuDevice({.num_threads = 1})->info().name;
-  return {{"hardware", hardware.str()},
-          {"command", command},
-          {"date", date},
-          {"commit", Output("git rev-parse --short=12 HEAD 2>/dev/null")}};
-}
-
-int RunTable(const std::string& json_path, const std::string& command) {
-  nlohmann::json rows = nlohmann::json::array();
+int RunTable(int argc, const char* const* argv) {
+  Report report("attention_bench", argc, argv);
+  report.SetDevice(MakeCpuDevice({.num_threads = 1})->info().name);
   std::vector<int> thread_counts = {1};
   if (UsableCpus() > 1) thread_counts.push_back(UsableCpus());
   for (int threads : thread_counts) {
@@ -188,45 +154,25 @@ int RunTable(const std::string& json_path, const std::string& command) {
                   rate / ceiling, error);
       std::fflush(stdout);
       const std::string name = Describe(spec) + " threads=" + std::to_string(threads);
-      rows.push_back({{"bench", "attention_bench"},
-                      {"case", name},
-                      {"metric", spec.decode ? "kv_read_rate" : "flop_rate"},
-                      {"unit", spec.decode ? "GB/s" : "GFLOP/s"},
-                      {"ours", rate / 1e9},
-                      {"peer", nullptr},
-                      {"peer_name", nullptr},
-                      {"ratio", nullptr},
-                      {"ceiling", ceiling / 1e9},
-                      {"of_ceiling", rate / ceiling}});
-      rows.push_back({{"bench", "attention_bench"},
-                      {"case", name},
-                      {"metric", "latency_p99"},
-                      {"unit", "ms"},
-                      {"ours", timing.p99 * 1e3},
-                      {"peer", nullptr},
-                      {"peer_name", nullptr},
-                      {"ratio", nullptr},
-                      {"ceiling", nullptr},
-                      {"of_ceiling", nullptr}});
+      report.Keep({.name = name,
+                   .metric = spec.decode ? "kv_read_rate" : "flop_rate",
+                   .unit = spec.decode ? "GB/s" : "GFLOP/s",
+                   .ours = rate / 1e9,
+                   .ceiling = ceiling / 1e9});
+      report.Keep({.name = name,
+                   .metric = "latency_p99",
+                   .unit = "ms",
+                   .ours = timing.p99 * 1e3,
+                   .ceiling = 0});
     }
   }
-  if (json_path.empty()) return 0;
-  std::ofstream file(json_path);
-  file << nlohmann::json{{"head", Head(command)}, {"rows", rows}}.dump(1) << "\n";
-  return file.good() ? 0 : 1;
+  return report.Finish();
 }
 
 }  // namespace
 }  // namespace attnd::bench
 
 int main(int argc, char** argv) {
-  std::string json_path, command;
-  bool worker = false;
-  for (int i = 0; i < argc; ++i) {
-    if (i > 0) command += ' ';
-    command += argv[i];
-    if (std::strcmp(argv[i], "--worker") == 0) worker = true;
-    if (std::strcmp(argv[i], "--json") == 0 && i + 1 < argc) json_path = argv[i + 1];
-  }
-  return worker ? attnd::bench::RunWorker() : attnd::bench::RunTable(json_path, command);
+  if (argc == 2 && std::strcmp(argv[1], "--worker") == 0) return attnd::bench::RunWorker();
+  return attnd::bench::RunTable(argc, argv);
 }

@@ -53,7 +53,7 @@ void Report::Add(const std::string& name, const std::string& metric, const std::
                  double value) {
   std::printf("%-44s %-8s %12.3f %s\n", name.c_str(), metric.c_str(), value, unit.c_str());
   std::fflush(stdout);
-  rows_.push_back({name, metric, unit, value});
+  Keep({.name = name, .metric = metric, .unit = unit, .ours = value});
 }
 
 void Report::AddSamples(const std::string& name, const std::string& unit,
@@ -67,21 +67,22 @@ int Report::Finish() const {
   if (json_path_.empty()) return 0;
   nlohmann::json rows = nlohmann::json::array();
   for (const Row& row : rows_) {
+    const bool ceiling = row.ceiling > 0;
     rows.push_back({{"bench", bench_},
                     {"case", row.name},
                     {"metric", row.metric},
                     {"unit", row.unit},
-                    {"ours", row.value},
+                    {"ours", row.ours},
                     {"peer", nullptr},
                     {"peer_name", nullptr},
                     {"ratio", nullptr},
-                    {"ceiling", nullptr},
-                    {"of_ceiling", nullptr}});
+                    {"ceiling", ceiling ? nlohmann::json(row.ceiling) : nullptr},
+                    {"of_ceiling", ceiling ? nlohmann::json(row.ours / row.ceiling) : nullptr}});
   }
   const nlohmann::json document = {
       {"head",
        {{"hardware", Output("sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1") + ", " +
-                         Output("nproc") + " CPUs"},
+                         Output("nproc") + " CPUs" + (device_.empty() ? "" : ", " + device_)},
         {"command", command_},
         {"date", Date()},
         {"commit", Output("git rev-parse --short=12 HEAD 2>/dev/null")}}},

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace attnd::bench {
@@ -19,21 +20,26 @@ class Report {
  public:
   Report(std::string bench, int argc, const char* const* argv);
 
-  // Prints the row at once.
+  struct Row {
+    std::string name, metric, unit;
+    double ours = 0;
+    double ceiling = 0;  // 0: none was measured
+  };
+
+  // Keeps a row for the file: for a benchmark that prints a table of its own.
+  void Keep(Row row) { rows_.push_back(std::move(row)); }
+  // Keeps the row and prints it at once.
   void Add(const std::string& name, const std::string& metric, const std::string& unit,
            double value);
   // `samples` are sorted in place; adds their median and 99th percentile.
   void AddSamples(const std::string& name, const std::string& unit, std::vector<double>& samples);
+  // What ran beside the CPU and its cores: "cpu: 2 threads, AVX3".
+  void SetDevice(std::string device) { device_ = std::move(device); }
   // Writes the file, where one is wanted. The program's exit status.
   int Finish() const;
 
  private:
-  struct Row {
-    std::string name, metric, unit;
-    double value = 0;
-  };
-
-  std::string bench_, command_, json_path_;
+  std::string bench_, command_, json_path_, device_;
   std::vector<Row> rows_;
 };
 
