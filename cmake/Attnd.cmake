@@ -121,8 +121,10 @@ endfunction()
 
 # What sanitized tests run with.
 if(ATTND_SANITIZE STREQUAL "address-undefined")
+  # No fake stack: GCC 12's is aligned to 32 bytes, and a 64-byte vector spilled there faults (GCC
+  # bug 110027).
   set(ATTND_TEST_ENVIRONMENT
-    "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1"
+    "ASAN_OPTIONS=detect_stack_use_after_return=0:strict_string_checks=1"
     "UBSAN_OPTIONS=print_stacktrace=1")
 elseif(ATTND_SANITIZE STREQUAL "thread")
   set(suppressions "${PROJECT_SOURCE_DIR}/tests/tsan/suppressions.txt")

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "absl/base/attributes.h"
 #include "tests/unit/kv_cache/cache_fixture.h"
 
 namespace {
@@ -16,14 +17,17 @@ void* Allocate(std::size_t size) {
   throw std::bad_alloc();
 }
 
+// Out of line: inlined beside a `new`, free() is a mismatch to GCC's eyes.
+ABSL_ATTRIBUTE_NOINLINE void Free(void* memory) { std::free(memory); }
+
 }  // namespace
 
 void* operator new(std::size_t size) { return Allocate(size); }
 void* operator new[](std::size_t size) { return Allocate(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept { Free(memory); }
+void operator delete[](void* memory) noexcept { Free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { Free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { Free(memory); }
 
 namespace attnd {
 namespace {
