@@ -32,16 +32,16 @@ stage() {
   names+=("$name") budgets+=("$budget") times+=($((SECONDS - start))) results+=("$result")
 }
 
-# What does not fit the sanitizers' budgets, --full runs: slow tests, and under TSan those that add
-# arithmetic or whole processes to the threads that the unit tests already exercise.
+# What does not fit the sanitizers' budgets, --full runs: slow tests, and under TSan the conformance
+# suite, which adds arithmetic to the threads that the other tests exercise.
 sanitized() {
-  local skip='slow|tidy' skip_name='^$'
-  [[ $1 != tsan ]] || { skip+='|conformance|integration' skip_name='client_daemon'; }
+  local skip='slow|tidy'
+  [[ $1 != tsan ]] || skip+='|conformance'
   scripts/build.sh "$1" "$jobs" && {
     if [[ -n $full ]]; then
       scripts/test.sh "$1" "$jobs"
     else
-      scripts/test.sh "$1" "$jobs" --label-exclude "$skip" --exclude-regex "$skip_name"
+      scripts/test.sh "$1" "$jobs" --label-exclude "$skip"
     fi
   }
 }

@@ -130,7 +130,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::Drain(grpc::CallbackServerContext* c
   const auto deadline = std::chrono::system_clock::now() + std::min(*timeout, most);
   auto alarm = std::make_unique<grpc::Alarm>();
   alarm->Set(std::chrono::time_point_cast<std::chrono::system_clock::duration>(deadline),
-             [wait](bool) { wait->End(/*complete=*/false); });
+             [wait](bool) mutable { std::exchange(wait, nullptr)->End(/*complete=*/false); });
   // The alarm is cancelled, and its callback runs, when this closure goes.
   context_.scheduler.WhenIdle([wait, alarm = std::move(alarm)] { wait->End(/*complete=*/true); });
   return reply.reactor();
