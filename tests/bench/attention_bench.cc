@@ -7,11 +7,13 @@
 // Workloads: fp32 and bf16 prefill (batch 8, 8 heads) and decode from shuffled 16-token pages (32
 // query and 8 KV heads, head_dim 128), on one thread and on all. Every output is checked against
 // the fp64 reference first. FLOPs and bytes are those that the result needs (attention_case.h);
-// ceilings are measured in the same run. tests/bench/attention_vs_torch_bench.py sets the same
-// workloads beside PyTorch and drives this program as its worker:
+// each launch is timed beside a sample of its ceiling, and the share of it is the median of the
+// ratios. tests/bench/attention_vs_torch_bench.py sets the same workloads beside PyTorch and drives
+// this program as its worker:
 //
-//   attention_bench --worker   reads lines: "ceilings THREADS", "case THREADS PHASE DTYPE BATCH
-//   QUERY_HEADS KV_HEADS HEAD_DIM TOKENS CAUSAL", "run"; answers each with one line.
+//   attention_bench --worker   reads lines: "case THREADS PHASE DTYPE BATCH QUERY_HEADS KV_HEADS
+//   HEAD_DIM TOKENS CAUSAL", then "run" or "ceiling" (FLOP/s, in decode bytes/s); answers each with
+//   one line.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -43,29 +45,39 @@ double ErrorBound(DType dtype) {
   return dtype == DType::kF32 ? 1e-6 : dtype == DType::kF16 ? 4e-4 : 3e-3;
 }
 
-// Exits where the output is wrong: a fast wrong answer is not a measurement.
-double VerifyOrDie(AttentionCase& attention, const CaseSpec& spec) {
-  attention.Run();
-  const double error = attention.RelativeError();
-  if (!(error <= ErrorBound(spec.dtype))) {
-    std::cerr << Describe(spec) << ": relative L2 error " << error << "\n";
-    std::exit(1);
+// A case, the threads it runs on, and what bounds it.
+class Measured {
+ public:
+  Measured(const CaseSpec& spec, int threads)
+      : spec_(spec), pool_(threads), ceilings_(pool_), attention_(spec, threads) {}
+
+  // Exits where the output is wrong: a fast wrong answer is not a measurement.
+  double VerifyOrDie() {
+    attention_.Run();
+    const double error = attention_.RelativeError();
+    if (!(error <= ErrorBound(spec_.dtype))) {
+      std::cerr << Describe(spec_) << ": relative L2 error " << error << "\n";
+      std::exit(1);
+    }
+    return error;
   }
-  return error;
-}
+  double Run() { return attention_.Run(); }
+  double SampleCeiling() { return spec_.decode ? ceilings_.SampleRead() : ceilings_.SampleFma(); }
+
+ private:
+  const CaseSpec spec_;
+  ThreadPool pool_;
+  Ceilings ceilings_;
+  AttentionCase attention_;
+};
 
 int RunWorker() {
-  std::unique_ptr<AttentionCase> attention;
+  std::unique_ptr<Measured> measured;
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
     std::string verb;
     words >> verb;
-    if (verb == "ceilings") {
-      int threads = 1;
-      words >> threads;
-      ThreadPool pool(threads);
-      std::cout << MeasureFmaPeak(pool) << " " << MeasureReadBandwidth(pool) << std::endl;
-    } else if (verb == "case") {
+    if (verb == "case") {
       int threads = 1, causal = 0;
       std::string phase, dtype;
       CaseSpec spec;
@@ -75,12 +87,14 @@ int RunWorker() {
       spec.decode = phase == "decode";
       spec.dtype = *ParseDType(dtype);
       spec.causal = causal != 0;
-      attention.reset();  // its memory first
-      attention = std::make_unique<AttentionCase>(spec, threads);
-      std::cout << VerifyOrDie(*attention, spec) << " " << NeededFlops(spec) << " "
-                << NeededKvBytes(spec) << " " << Describe(spec) << std::endl;
-    } else if (verb == "run" && attention != nullptr) {
-      std::cout << attention->Run() << std::endl;
+      measured.reset();  // its memory first
+      measured = std::make_unique<Measured>(spec, threads);
+      std::cout << measured->VerifyOrDie() << " " << NeededFlops(spec) << " " << NeededKvBytes(spec)
+                << " " << Describe(spec) << std::endl;
+    } else if (verb == "run" && measured != nullptr) {
+      std::cout << measured->Run() << std::endl;
+    } else if (verb == "ceiling" && measured != nullptr) {
+      std::cout << measured->SampleCeiling() << std::endl;
     } else {
       std::cerr << "attention_bench: what is '" << line << "'?\n";
       return 1;
@@ -89,20 +103,28 @@ int RunWorker() {
   return 0;
 }
 
+double Quantile(std::vector<double>& values, size_t percent) {
+  std::ranges::sort(values);
+  return values[(values.size() - 1) * percent / 100];
+}
+
 struct Timing {
-  double median = 0, p99 = 0;
+  double median = 0, p99 = 0;          // seconds
+  double ceiling = 0, of_ceiling = 0;  // medians; the second, of the ratios
 };
 
-Timing Measure(AttentionCase& attention) {
-  std::vector<double> seconds;
+Timing Measure(Measured& measured, double work) {
+  std::vector<double> seconds, ceilings, shares;
   double total = 0;
   // A second or so, and no fewer than five launches.
   while (seconds.size() < 5 || (total < 1.0 && seconds.size() < 300)) {
-    seconds.push_back(attention.Run());
+    ceilings.push_back(measured.SampleCeiling());
+    seconds.push_back(measured.Run());
+    shares.push_back(work / seconds.back() / ceilings.back());
     total += seconds.back();
   }
-  std::ranges::sort(seconds);
-  return {seconds[seconds.size() / 2], seconds[(seconds.size() - 1) * 99 / 100]};
+  return {Quantile(seconds, 50), Quantile(seconds, 99), Quantile(ceilings, 50),
+          Quantile(shares, 50)};
 }
 
 std::vector<CaseSpec> Workloads() {
@@ -137,33 +159,31 @@ int RunTable(int argc, const char* const* argv) {
   std::vector<int> thread_counts = {1};
   if (UsableCpus() > 1) thread_counts.push_back(UsableCpus());
   for (int threads : thread_counts) {
-    ThreadPool pool(threads);
-    const double peak = MeasureFmaPeak(pool), bandwidth = MeasureReadBandwidth(pool);
-    std::printf("\n%d thread(s): fp32 FMA peak %.1f GFLOP/s, DRAM read %.1f GB/s\n", threads,
-                peak / 1e9, bandwidth / 1e9);
-    std::printf("%-44s %10s %10s %10s %8s %9s\n", "case", "median ms", "p99 ms", "rate", "ceiling",
-                "error");
+    std::printf("\n%-44s %10s %10s %11s %8s %8s %9s\n", "case", "median ms", "p99 ms", "rate",
+                "ceiling", "of it", "error");
     for (const CaseSpec& spec : Workloads()) {
-      AttentionCase attention(spec, threads);
-      const double error = VerifyOrDie(attention, spec);
-      const Timing timing = Measure(attention);
+      Measured measured(spec, threads);
+      const double error = measured.VerifyOrDie();
       const double work = spec.decode ? NeededKvBytes(spec) : NeededFlops(spec);
-      const double rate = work / timing.median, ceiling = spec.decode ? bandwidth : peak;
-      std::printf("%-44s %10.3f %10.3f %6.1f %s %7.2f %9.1e\n", Describe(spec).c_str(),
+      const Timing timing = Measure(measured, work);
+      const double rate = work / timing.median;
+      std::printf("%-44s %10.3f %10.3f %6.1f %s %8.1f %8.2f %9.1e\n", Describe(spec).c_str(),
                   timing.median * 1e3, timing.p99 * 1e3, rate / 1e9, spec.decode ? "GB/s" : "GF/s",
-                  rate / ceiling, error);
+                  timing.ceiling / 1e9, timing.of_ceiling, error);
       std::fflush(stdout);
       const std::string name = Describe(spec) + " threads=" + std::to_string(threads);
       report.Keep({.name = name,
                    .metric = spec.decode ? "kv_read_rate" : "flop_rate",
                    .unit = spec.decode ? "GB/s" : "GFLOP/s",
                    .ours = rate / 1e9,
-                   .ceiling = ceiling / 1e9});
+                   .ceiling = timing.ceiling / 1e9,
+                   .of_ceiling = timing.of_ceiling});
       report.Keep({.name = name,
                    .metric = "latency_p99",
                    .unit = "ms",
                    .ours = timing.p99 * 1e3,
-                   .ceiling = 0});
+                   .ceiling = 0,
+                   .of_ceiling = 0});
     }
   }
   return report.Finish();

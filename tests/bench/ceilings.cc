@@ -28,16 +28,24 @@ double FmaRounds(int64_t rounds, float* result) {
   return 2.0 * 12.0 * static_cast<double>(rounds) * static_cast<double>(hn::Lanes(d));
 }
 
-// The sum of all 64-bit words, in four chains.
+// The sum of all 64-bit words, read as four streams.
 uint64_t SumWords(const uint64_t* words, int64_t count) {
   const hn::ScalableTag<uint64_t> d;
   using V = hn::Vec<decltype(d)>;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  constexpr int64_t kLine = 8, kStep = 4 * kLine, kAhead = 128;  // words
+  const int64_t stream = count / 4;
   V sum[4];
   Unroll<4>([&](auto i) HWY_ATTR { sum[i] = hn::Zero(d); });
-  for (int64_t w = 0; w + 4 * lanes <= count; w += 4 * lanes) {
-    Unroll<4>([&](auto i)
-                  HWY_ATTR { sum[i] = hn::Add(sum[i], hn::Load(d, words + w + i * lanes)); });
+  for (int64_t w = 0; w + kStep <= stream; w += kStep) {
+    Unroll<4>([&](auto s) HWY_ATTR {
+      const uint64_t* from = words + s * stream + w;
+      for (int64_t i = 0; i < kStep; i += kLine) __builtin_prefetch(from + kAhead + i);
+      for (int64_t i = 0; i < kStep; i += 4 * lanes) {
+        Unroll<4>([&](auto v)
+                      HWY_ATTR { sum[v] = hn::Add(sum[v], hn::Load(d, from + i + v * lanes)); });
+      }
+    });
   }
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3]))));
 }
@@ -48,9 +56,9 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include <algorithm>
-#include <vector>
+#include <cstddef>
+#include <utility>
 
-#include "kernels/cpu/cpu_device.h"
 #include "tests/bench/stopwatch.h"
 
 namespace attnd {
@@ -59,45 +67,46 @@ HWY_EXPORT(SumWords);
 
 namespace bench {
 namespace {
-constexpr int kTries = 15;
 volatile uint64_t g_sink;  // keeps results alive
+constexpr int64_t kSampleBytes = int64_t{256} << 20, kBufferBytes = 4 * kSampleBytes;
 }  // namespace
 
-double MeasureFmaPeak(ThreadPool& pool) {
-  const int threads = pool.num_threads();
+double Ceilings::SampleFma() {
+  const int threads = pool_.num_threads();
+  constexpr int64_t kRounds = 2'500'000;
+  float result = 0;
+  const double flops = HWY_DYNAMIC_DISPATCH(FmaRounds)(1, &result) * kRounds * threads;
   double best = 0;
-  for (int attempt = 0; attempt < kTries; ++attempt) {
-    std::vector<double> flops(static_cast<size_t>(threads));
+  for (int attempt = 0; attempt < 4; ++attempt) {
     const Stopwatch watch;
-    pool.Run(threads, threads, [&](int64_t task, int) {
-      float result = 0;
-      flops[static_cast<size_t>(task)] = HWY_DYNAMIC_DISPATCH(FmaRounds)(2'000'000, &result);
-      g_sink = static_cast<uint64_t>(result);
+    pool_.Run(threads, threads, [](int64_t, int) {
+      float ignored = 0;
+      HWY_DYNAMIC_DISPATCH(FmaRounds)(kRounds, &ignored);
+      g_sink = static_cast<uint64_t>(ignored);
     });
-    double total = 0;
-    for (double f : flops) total += f;
-    best = std::max(best, total / watch.Seconds());
+    best = std::max(best, flops / watch.Seconds());
   }
   return best;
 }
 
-double MeasureReadBandwidth(ThreadPool& pool) {
-  constexpr int64_t kBytes = int64_t{1} << 30, kPieces = 64;
-  std::unique_ptr<CpuDevice> device = MakeCpuDevice({.num_threads = 1});
-  absl::StatusOr<Buffer> buffer = device->Allocate(Bytes(kBytes));
-  if (!buffer.ok()) return 0;
-  std::fill_n(buffer->data(), kBytes, std::byte{1});  // or every page is the one page of zeros
-  double best = 0;
-  for (int attempt = 0; attempt < 5; ++attempt) {
-    const Stopwatch watch;
-    pool.Run(kPieces, pool.num_threads(), [&](int64_t piece, int) {
-      const auto* words =
-          reinterpret_cast<const uint64_t*>(buffer->data() + piece * (kBytes / kPieces));
-      g_sink = HWY_DYNAMIC_DISPATCH(SumWords)(words, kBytes / kPieces / 8);
-    });
-    best = std::max(best, static_cast<double>(kBytes) / watch.Seconds());
+double Ceilings::SampleRead() {
+  if (device_ == nullptr) {
+    device_ = MakeCpuDevice({.num_threads = 1});
+    absl::StatusOr<Buffer> buffer = device_->Allocate(Bytes(kBufferBytes));
+    if (!buffer.ok()) return 0;
+    buffer_ = *std::move(buffer);
+    // Or every page is the one page of zeros.
+    std::fill_n(buffer_.data(), kBufferBytes, std::byte{1});
   }
-  return best;
+  constexpr int64_t kPieces = 32, kPieceBytes = kSampleBytes / kPieces;
+  const std::byte* sample = buffer_.data() + next_piece_ * kPieceBytes;
+  next_piece_ = (next_piece_ + kPieces) % (kBufferBytes / kPieceBytes);
+  const Stopwatch watch;
+  pool_.Run(kPieces, pool_.num_threads(), [&](int64_t piece, int) {
+    const auto* words = reinterpret_cast<const uint64_t*>(sample + piece * kPieceBytes);
+    g_sink = HWY_DYNAMIC_DISPATCH(SumWords)(words, kPieceBytes / 8);
+  });
+  return static_cast<double>(kSampleBytes) / watch.Seconds();
 }
 
 }  // namespace bench

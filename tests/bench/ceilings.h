@@ -1,22 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the machine can do, measured in the run that is compared with it.
+// What the machine can do, sampled in turn with what is compared with it: a shared machine's clock
+// and memory change from one second to the next, ratios of neighbouring samples much less.
 //
-//   ThreadPool pool(2);
-//   double flops = MeasureFmaPeak(pool);        // fp32 multiply-adds count as two
-//   double bytes = MeasureReadBandwidth(pool);  // a second
+//   Ceilings ceilings(pool);
+//   double flops = ceilings.SampleFma();   // 20 ms
+//   double bytes = ceilings.SampleRead();  // 256 MiB
 #pragma once
 
+#include <cstdint>
+#include <memory>
+
+#include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace attnd::bench {
 
-// fp32 FLOP/s of independent fused multiply-adds in registers, on all threads of the pool at once.
-// The best of several tries: a ceiling.
-double MeasureFmaPeak(ThreadPool& pool);
+// Each sample runs on all threads of the pool at once. One user at a time.
+class Ceilings {
+ public:
+  explicit Ceilings(ThreadPool& pool) : pool_(pool) {}
 
-// Bytes/s of reading 1 GiB that no cache holds, in order, on all threads. The best of several
-// tries.
-double MeasureReadBandwidth(ThreadPool& pool);
+  // fp32 FLOP/s of independent fused multiply-adds in registers; each counts as two. The
+  // best of four tries.
+  double SampleFma();
+  // Bytes/s of reading memory that no cache of a core holds: four streams a thread, prefetched,
+  // which was the fastest of those tried (one stream, 16, other distances, other hints).
+  double SampleRead();
+
+ private:
+  ThreadPool& pool_;
+  std::unique_ptr<CpuDevice> device_;  // made by the first SampleRead, with the buffer
+  Buffer buffer_;
+  int64_t next_piece_ = 0;
+};
 
 }  // namespace attnd::bench

@@ -68,6 +68,8 @@ int Report::Finish() const {
   nlohmann::json rows = nlohmann::json::array();
   for (const Row& row : rows_) {
     const bool ceiling = row.ceiling > 0;
+    const double of_ceiling =
+        row.of_ceiling > 0 || !ceiling ? row.of_ceiling : row.ours / row.ceiling;
     rows.push_back({{"bench", bench_},
                     {"case", row.name},
                     {"metric", row.metric},
@@ -77,7 +79,7 @@ int Report::Finish() const {
                     {"peer_name", nullptr},
                     {"ratio", nullptr},
                     {"ceiling", ceiling ? nlohmann::json(row.ceiling) : nullptr},
-                    {"of_ceiling", ceiling ? nlohmann::json(row.ours / row.ceiling) : nullptr}});
+                    {"of_ceiling", of_ceiling > 0 ? nlohmann::json(of_ceiling) : nullptr}});
   }
   const nlohmann::json document = {
       {"head",

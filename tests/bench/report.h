@@ -23,7 +23,8 @@ class Report {
   struct Row {
     std::string name, metric, unit;
     double ours = 0;
-    double ceiling = 0;  // 0: none was measured
+    double ceiling = 0;     // 0: none was measured
+    double of_ceiling = 0;  // 0: ours / ceiling; else what samples in turn say
   };
 
   // Keeps a row for the file: for a benchmark that prints a table of its own.

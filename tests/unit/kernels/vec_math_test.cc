@@ -18,6 +18,14 @@ void Exp2Of16(const float* x, float* y) {
   const FloatTag d;
   for (int64_t i = 0; i < 16; i += FloatLanes()) hn::StoreU(Exp2(d, hn::LoadU(d, x + i)), d, y + i);
 }
+// Of arguments without the bias that is added here.
+void BiasedExp2Of16(const float* x, float* y) {
+  const FloatTag d;
+  for (int64_t i = 0; i < 16; i += FloatLanes()) {
+    const auto biased = hn::Add(hn::LoadU(d, x + i), hn::Set(d, kExp2Bias));
+    hn::StoreU(BiasedExp2(d, biased), d, y + i);
+  }
+}
 void TanhOf16(const float* x, float* y) {
   const FloatTag d;
   for (int64_t i = 0; i < 16; i += FloatLanes()) hn::StoreU(Tanh(d, hn::LoadU(d, x + i)), d, y + i);
@@ -55,6 +63,7 @@ namespace attnd {
 namespace {
 
 HWY_EXPORT(Exp2Of16);
+HWY_EXPORT(BiasedExp2Of16);
 HWY_EXPORT(TanhOf16);
 HWY_EXPORT(HalfToFloats);
 HWY_EXPORT(BFloat16ToFloats);
@@ -80,6 +89,12 @@ class VecMathTest : public testing::TestWithParam<int64_t> {
     HWY_DYNAMIC_DISPATCH(Exp2Of16)(in, out);
     return out[7];
   }
+  static float BiasedExp2One(float x) {
+    float in[16], out[16];
+    std::fill_n(in, 16, x);
+    HWY_DYNAMIC_DISPATCH(BiasedExp2Of16)(in, out);
+    return out[7];
+  }
   static float TanhOne(float x) {
     float in[16], out[16];
     std::fill_n(in, 16, x);
@@ -90,33 +105,41 @@ class VecMathTest : public testing::TestWithParam<int64_t> {
 
 // The bound that vec_math-inl.h states, at a million points.
 TEST_P(VecMathTest, Exp2StaysWithinItsBound) {
-  double worst = 0;
+  double worst = 0, worst_biased = 0;
   for (int i = 0; i < 62'500; ++i) {
-    float x[16], y[16];
+    float x[16], y[16], z[16];
     for (int j = 0; j < 16; ++j) {
-      x[j] = static_cast<float>(-126.0 + 253.0 * (i * 16 + j) / 1'000'000.0);
+      // Multiples of 2^-16: exact with and without the bias.
+      x[j] =
+          static_cast<float>(std::round(65536.0 * (253.0 * (i * 16 + j) / 1e6 - 125.99)) / 65536.0);
     }
     HWY_DYNAMIC_DISPATCH(Exp2Of16)(x, y);
+    HWY_DYNAMIC_DISPATCH(BiasedExp2Of16)(x, z);
     for (int j = 0; j < 16; ++j) {
       const double want = std::exp2(static_cast<double>(x[j]));
       worst = std::max(worst, std::abs(y[j] - want) / want);
+      worst_biased = std::max(worst_biased, std::abs(z[j] - want) / want);
     }
   }
   EXPECT_LT(worst, 1.5e-7);
   EXPECT_GT(worst, 1e-8) << "too good to have been measured";
+  EXPECT_LT(worst_biased, 1.5e-7);
+  EXPECT_GT(worst_biased, 1e-8);
 }
 
 TEST_P(VecMathTest, Exp2HasItsSpecialValues) {
-  EXPECT_EQ(Exp2One(0.0f), 1.0f);  // exactly: rescaling by an unchanged maximum changes no bit
-  EXPECT_EQ(Exp2One(-0.0f), 1.0f);
-  EXPECT_EQ(Exp2One(-kInf), 0.0f);
-  EXPECT_EQ(Exp2One(-1e30f), 0.0f);
-  EXPECT_EQ(Exp2One(-127.0f), 0.0f);
-  EXPECT_GT(Exp2One(-126.0f), 0.0f);
-  // Any payload: the bits of a NaN must not be taken for an exponent.
-  for (uint32_t bits :
-       {0x7fc00000u, 0xffc00000u, 0x7fc00001u, 0x7fffffffu, 0xffffffffu, 0x7f800001u}) {
-    EXPECT_TRUE(std::isnan(Exp2One(std::bit_cast<float>(bits)))) << bits;
+  for (const auto& exp2 : {&VecMathTest::Exp2One, &VecMathTest::BiasedExp2One}) {
+    EXPECT_EQ(exp2(0.0f), 1.0f);  // exactly: rescaling by an unchanged maximum changes no bit
+    EXPECT_EQ(exp2(-0.0f), 1.0f);
+    EXPECT_EQ(exp2(-kInf), 0.0f);
+    EXPECT_EQ(exp2(-1e30f), 0.0f);
+    EXPECT_EQ(exp2(-127.0f), 0.0f);
+    EXPECT_GT(exp2(-126.0f), 0.0f);
+    // Any payload: the bits of a NaN must not be taken for an exponent.
+    for (uint32_t bits :
+         {0x7fc00000u, 0xffc00000u, 0x7fc00001u, 0x7fffffffu, 0xffffffffu, 0x7f800001u}) {
+      EXPECT_TRUE(std::isnan(exp2(std::bit_cast<float>(bits)))) << bits;
+    }
   }
 }
 
