@@ -51,7 +51,7 @@ inline float SoftmaxFactor(const ScoreOptions& options) {
   return NeedsShaping(options) ? 1.0f : options.softmax_scale * kLog2e;
 }
 
-HWY_NOINLINE HWY_ATTR void ShapeScores(const RowBlock& block, const ScoreBlock& s) {
+inline HWY_NOINLINE HWY_ATTR void ShapeScores(const RowBlock& block, const ScoreBlock& s) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
   const int64_t lanes = FloatLanes();
@@ -96,7 +96,7 @@ HWY_INLINE HWY_ATTR void HideColumns(float* row, int64_t begin, int64_t end) {
 }
 
 // Hides every key from the rows that do not see it.
-HWY_NOINLINE HWY_ATTR void MaskScores(const RowBlock& block, const ScoreBlock& s) {
+inline HWY_NOINLINE HWY_ATTR void MaskScores(const RowBlock& block, const ScoreBlock& s) {
   const auto column = [&](int64_t key) {
     return std::clamp<int64_t>(key - s.first_key, s.begin, s.end);
   };
@@ -114,9 +114,9 @@ HWY_NOINLINE HWY_ATTR void MaskScores(const RowBlock& block, const ScoreBlock& s
 
 // One step of the online softmax: scores become weights 2^(score * factor - max), max and sum (a
 // vector of kDimAlign a row) take them in, rescale[r] is what earlier results are to be multiplied
-// by.
-HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s, float factor, float* max,
-                                       float* sum, float* rescale) {
+// by. max is rounded up to a whole number: so it rises seldom, and rescaling only moves exponents.
+inline HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s, float factor,
+                                              float* max, float* sum, float* rescale) {
   const FloatTag d;
   const int64_t lanes = FloatLanes();
   const FloatVec vfactor = hn::Set(d, factor);
@@ -129,7 +129,7 @@ HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s, float 
       largest = hn::Max(hn::Load(d, row + c), largest);
     }
     // A NaN may or may not show up here; among the weights it will in any case.
-    const float score = hn::GetLane(hn::MaxOfLanes(d, largest)) * factor;
+    const float score = std::ceil(hn::GetLane(hn::MaxOfLanes(d, largest)) * factor);
     const float new_max = std::max(max[r], score);
     shift[r] = new_max == kMinusInfinity ? 0.0f : new_max;  // nothing seen yet: weights are 0
     change[r] = max[r] - shift[r];
@@ -140,10 +140,10 @@ HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s, float 
   }
   for (int64_t r = 0; r < rows; ++r) {
     float* row = s.scores + r * kScoreStride;
-    const FloatVec vshift = hn::Set(d, shift[r]);
+    const FloatVec vshift = hn::Set(d, shift[r] - kExp2Bias);
     FloatVec total = hn::Zero(d);
     for (int64_t c = s.begin; c < s.end; c += lanes) {
-      const FloatVec weight = Exp2(d, hn::MulSub(hn::Load(d, row + c), vfactor, vshift));
+      const FloatVec weight = BiasedExp2(d, hn::MulSub(hn::Load(d, row + c), vfactor, vshift));
       hn::Store(weight, d, row + c);
       total = hn::Add(total, weight);
     }
@@ -153,7 +153,7 @@ HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s, float 
 }
 
 // Drops weights after their sum was taken. Column s.begin is a multiple of four keys.
-HWY_NOINLINE HWY_ATTR void DropWeights(const RowBlock& block, const ScoreBlock& s) {
+inline HWY_NOINLINE HWY_ATTR void DropWeights(const RowBlock& block, const ScoreBlock& s) {
   const Dropout& dropout = block.item->options.dropout;
   const uint32_t threshold = dropout.threshold();
   const float scale = dropout.scale();

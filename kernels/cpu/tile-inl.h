@@ -52,7 +52,8 @@ HWY_INLINE HWY_ATTR void WithBlockRows(int64_t rows, F&& f) {
 }
 
 // Looks through the packed values for NaN and infinity.
-HWY_NOINLINE HWY_ATTR bool ValuesFinite(const KeyTile& tile, int64_t dv, const float* values) {
+inline HWY_NOINLINE HWY_ATTR bool ValuesFinite(const KeyTile& tile, int64_t dv,
+                                               const float* values) {
   const FloatTag d;
   const int64_t lanes = FloatLanes(), vectors = (dv + lanes - 1) / lanes;
   FloatVec poison = hn::Zero(d);  // 0 * x is NaN unless x is finite
@@ -69,9 +70,10 @@ HWY_NOINLINE HWY_ATTR bool ValuesFinite(const KeyTile& tile, int64_t dv, const f
 
 // The values' product where a masked tile holds NaN or infinity: a weight of zero would not keep
 // them out, so keys that a row does not see are left out of its sum.
-HWY_NOINLINE HWY_ATTR void SelectValues(const RowBlock& block, const KeyTile& tile, KeyRange keys,
-                                        int64_t dv, const float* weights, const float* values,
-                                        const float* rescale, float* out, int64_t stride) {
+inline HWY_NOINLINE HWY_ATTR void SelectValues(const RowBlock& block, const KeyTile& tile,
+                                               KeyRange keys, int64_t dv, const float* weights,
+                                               const float* values, const float* rescale,
+                                               float* out, int64_t stride) {
   const FloatTag d;
   const int64_t lanes = FloatLanes(), vectors = (dv + lanes - 1) / lanes;
   for (int64_t r = 0; r < block.rows; ++r) {
@@ -92,9 +94,10 @@ HWY_NOINLINE HWY_ATTR void SelectValues(const RowBlock& block, const KeyTile& ti
 }
 
 // One block of rows against one packed tile.
-HWY_NOINLINE HWY_ATTR void BlockStep(const TaskArgs& args, const Scratch& scratch,
-                                     const RowBlock& block, KeyTile& tile, const float* queries,
-                                     float* out, float* max, float* sum) {
+inline HWY_NOINLINE HWY_ATTR void BlockStep(const TaskArgs& args, const Scratch& scratch,
+                                            const RowBlock& block, KeyTile& tile,
+                                            const float* queries, float* out, float* max,
+                                            float* sum) {
   const int64_t lanes = FloatLanes(), panel = 2 * lanes;
   const int64_t dk = args.params.key.head_dim_k, dv = args.params.key.head_dim_v;
   const int64_t stride = RoundUp(dv, kDimAlign);

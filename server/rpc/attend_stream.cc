@@ -51,7 +51,7 @@ class AttendStream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer
 
   void Serve();  // the request in incoming_
   void OnAnswer(InFlight* request, std::unique_ptr<Request> done) ABSL_LOCKS_EXCLUDED(mu_);
-  void Send(ByteBuffer response) ABSL_LOCKS_EXCLUDED(mu_);
+  void Send(const ByteBuffer& response) ABSL_LOCKS_EXCLUDED(mu_);
   Actions Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Run(const Actions& actions);
 
@@ -140,14 +140,14 @@ void AttendStream::OnAnswer(InFlight* request, std::unique_ptr<Request> done) {
       finished.reset(request);
     }
   }
-  Send(std::move(response));
+  Send(response);
 }
 
-void AttendStream::Send(ByteBuffer response) {
+void AttendStream::Send(const ByteBuffer& response) {
   Actions actions;
   {
     MutexLock lock(mu_);
-    outgoing_.push_back(std::move(response));
+    outgoing_.push_back(response);
     actions = Next();
   }
   Run(actions);

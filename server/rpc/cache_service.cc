@@ -32,7 +32,7 @@ absl::Status CheckServed(const AttentionBackend& backend, const CacheGeometry& g
                 .head_dim_k = geometry.head_dim_k,
                 .head_dim_v = geometry.head_dim_v,
                 .features = {}};
-  const absl::Status same_dtype = backend.Supports(key);
+  absl::Status same_dtype = backend.Supports(key);
   if (same_dtype.ok()) return same_dtype;
   for (const auto& [q, kv] : capabilities.dtypes) {
     key.q_dtype = q;

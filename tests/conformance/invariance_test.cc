@@ -15,6 +15,7 @@ namespace {
 
 std::vector<uint32_t> Bits(const std::vector<float>& values) {
   std::vector<uint32_t> bits;
+  bits.reserve(values.size());
   for (float v : values) bits.push_back(std::bit_cast<uint32_t>(v));
   return bits;
 }

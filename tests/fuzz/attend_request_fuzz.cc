@@ -119,6 +119,7 @@ void FuzzDaemon::Receive(const uint8_t* data, size_t size) {
   for (size_t at = 1; at < size; at += piece_bytes) {
     owned.emplace_back(data + at, data + std::min(size, at + piece_bytes));
   }
+  pieces.reserve(owned.size());
   for (const std::vector<char>& piece : owned) pieces.emplace_back(piece.data(), piece.size());
 
   const absl::StatusOr<WireMessage> wire =

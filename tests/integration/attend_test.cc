@@ -159,8 +159,8 @@ TEST_F(AttendTest, NanAndInfinityAreDataLikeAnyOther) {
   client_.StateOf(session_);  // sound
 }
 
-v1::FlashAttentionRequest FlashRequest(std::vector<int64_t> q, std::vector<int64_t> k,
-                                       std::vector<int64_t> v, Batch::Tensors& tensors) {
+v1::FlashAttentionRequest FlashRequest(const std::vector<int64_t>& q, const std::vector<int64_t>& k,
+                                       const std::vector<int64_t>& v, Batch::Tensors& tensors) {
   Batch batch(TestSession{}, 7);
   std::mt19937_64 random(7);
   std::normal_distribution<float> normal;

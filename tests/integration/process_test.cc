@@ -3,13 +3,13 @@
 // The attnd program itself: its start, its signals, its exit codes, and what a restart means.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -46,6 +46,7 @@ TEST(ProcessTest, DrainsUnderLoadWithoutLosingAnAnswer) {
   const v1::Id cache = setup.OpenCache();
   std::atomic<int> served = 0;
   std::vector<std::thread> clients;
+  clients.reserve(3);
   for (int c = 0; c < 3; ++c) {
     clients.emplace_back([&] {
       TestClient client(daemon.address());

@@ -26,6 +26,7 @@ TEST(StreamTest, ManyRequestsInFlightAllComeBackRight) {
   const v1::Id cache = client.OpenCache();
   const TestSession session = client.NewSession();
   std::vector<v1::Id> sequences;
+  sequences.reserve(10);
   for (int i = 0; i < 10; ++i) sequences.push_back(client.NewSequence(session, cache));
 
   // Request r adds one token to one sequence; each sequence gets them in order.
@@ -120,6 +121,7 @@ TEST(StreamTest, CancellingTheStreamEndsWhatIsQueued) {
   const v1::Id cache = client.OpenCache();
   const TestSession session = client.NewSession();
   std::vector<v1::Id> sequences;
+  sequences.reserve(3);
   for (int i = 0; i < 3; ++i) sequences.push_back(client.NewSequence(session, cache));
   grpc::ClientContext context;
   const std::unique_ptr<Stream> stream = client.attention->AttendStream(&context);

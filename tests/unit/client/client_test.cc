@@ -219,7 +219,7 @@ TEST_F(ClientTest, EndsACallThatIsCancelledInTheMiddleOfALargeRequest) {
 TEST_F(ClientTest, ItemsFailOneByOne) {
   daemon_.on_attend = [](grpc::ServerContext& context, const v1::AttendRequest& request,
                          v1::AttendResponse* response) {
-    const grpc::Status status = Answer(context, request, response);
+    grpc::Status status = Answer(context, request, response);
     v1::ItemResult* second = response->mutable_results(1);
     second->clear_out();
     second->mutable_status()->set_code(grpc::StatusCode::FAILED_PRECONDITION);

@@ -24,6 +24,7 @@ pid_t Spawn(const std::string& program, const std::vector<std::string>& argument
   std::vector<std::string> words = {BinPath(program)};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   posix_spawn_file_actions_t actions;

@@ -29,15 +29,15 @@ constexpr int64_t kQRow = 4 * 64, kKvRow = 2 * 64;
 
 class DaemonTest : public testing::Test {
  protected:
-  static void SetUpTestSuite() { daemon_ = new DaemonProcess; }
+  static void SetUpTestSuite() { shared_daemon = new DaemonProcess; }
   static void TearDownTestSuite() {
-    delete daemon_;
-    daemon_ = nullptr;
+    delete shared_daemon;
+    shared_daemon = nullptr;
   }
 
   void SetUp() override {
-    ASSERT_EQ(daemon_->error(), "");
-    auto client = Client::Connect({.address = daemon_->address()});
+    ASSERT_EQ(shared_daemon->error(), "");
+    auto client = Client::Connect({.address = shared_daemon->address()});
     ASSERT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
     cache_ = *client_->OpenCache("client-test", kGeometry);
@@ -87,14 +87,12 @@ class DaemonTest : public testing::Test {
     EXPECT_EQ(result->items()[0].layer_length, start + rows);
   }
 
-  static DaemonProcess* daemon_;
+  static inline DaemonProcess* shared_daemon = nullptr;
   std::mt19937_64 random_{7};
   std::unique_ptr<Client> client_;
   std::unique_ptr<Session> session_;
   Cache cache_;
 };
-
-DaemonProcess* DaemonTest::daemon_ = nullptr;
 
 TEST_F(DaemonTest, AttendsForkedAndTruncatedSequencesLikeTheReference) {
   const Sequence parent = *session_->CreateSequence(cache_);
@@ -168,7 +166,7 @@ TEST_F(DaemonTest, ANewClientGoesOnWithTheTokenAlone) {
   }
   const std::string token = session_->token();
   const std::unique_ptr<Session> stale = std::move(session_);
-  client_ = *Client::Connect({.address = daemon_->unix_address()});
+  client_ = *Client::Connect({.address = shared_daemon->unix_address()});
   auto resumed = client_->ResumeSession(token);
   ASSERT_TRUE(resumed.ok()) << resumed.status();
   session_ = std::move(resumed->session);
@@ -206,15 +204,15 @@ TEST_F(DaemonTest, FlashAttentionMatchesTheReferenceForATensorOverManyFrames) {
 }
 
 TEST_F(DaemonTest, QuickstartRuns) {
-  const ProgramResult result = RunProgram("attnd_quickstart", {daemon_->address()});
+  const ProgramResult result = RunProgram("attnd_quickstart", {shared_daemon->address()});
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("4 tokens, out[0] = 2"));
 }
 
 TEST_F(DaemonTest, AttnctlShowsTheDaemon) {
   const auto run = [](std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(),
-                     {"--address", daemon_->address(), "--metrics", daemon_->metrics_address()});
+    arguments.insert(arguments.begin(), {"--address", shared_daemon->address(), "--metrics",
+                                         shared_daemon->metrics_address()});
     return RunProgram("attnctl", arguments);
   };
   EXPECT_THAT(run({"capabilities"}).output, HasSubstr("f32 / bf16"));
@@ -232,15 +230,15 @@ TEST_F(DaemonTest, AttnctlShowsTheDaemon) {
 }
 
 TEST_F(DaemonTest, AttnctlVerifyPasses) {
-  const ProgramResult result = RunProgram(
-      "attnctl", {"--address", daemon_->address(), "verify", "--rounds", "1", "--seed", "11"});
+  const ProgramResult result = RunProgram("attnctl", {"--address", shared_daemon->address(),
+                                                      "verify", "--rounds", "1", "--seed", "11"});
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("verify: ok=yes cells="));
 }
 
 TEST_F(DaemonTest, AttnctlDemoPasses) {
   const ProgramResult result =
-      RunProgram("attnctl", {"--address", daemon_->address(), "demo", "--tokens", "6"});
+      RunProgram("attnctl", {"--address", shared_daemon->address(), "demo", "--tokens", "6"});
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output,
               HasSubstr("demo: tokens_identical=yes resumed=yes verified=yes prompts=3 tokens=18"));

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -18,7 +19,7 @@ class LeaseRenewerTest : public testing::Test {
  protected:
   // A renewer whose renewals end with `next_`.
   std::shared_ptr<LeaseRenewer> Start(Duration lease) {
-    return LeaseRenewer::Start(timers_, lease, [this](Duration, LeaseRenewer::Done done) {
+    return LeaseRenewer::Start(timers_, lease, [this](Duration, const LeaseRenewer::Done& done) {
       ++renewals_;
       done(next_);
     });
@@ -76,8 +77,8 @@ TEST_F(LeaseRenewerTest, DoesNothingOnceStopped) {
 
 TEST_F(LeaseRenewerTest, ALateAnswerAfterItsEndIsHarmless) {
   LeaseRenewer::Done late;
-  auto renewer = LeaseRenewer::Start(timers_, seconds(30),
-                                     [&late](Duration, LeaseRenewer::Done done) { late = done; });
+  auto renewer = LeaseRenewer::Start(
+      timers_, seconds(30), [&late](Duration, LeaseRenewer::Done done) { late = std::move(done); });
   timers_->Advance(seconds(10));
   renewer->Stop();
   renewer = nullptr;

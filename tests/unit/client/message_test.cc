@@ -97,6 +97,8 @@ TEST(BorrowGuardTest, ReportsOnlyWhenTheLastSliceIsGone) {
   {
     grpc::Slice first = BorrowGuard::Lend(guard, memory.data(), 64);
     {
+      // A second reference.
+      // NOLINTNEXTLINE(performance-unnecessary-copy-initialization)
       const grpc::Slice copy = first;
       guard->WhenReturned(timers, [&returned] { returned = true; });
     }

@@ -61,6 +61,7 @@ TEST(ThreadPoolTest, CallersOnSeveralThreadsTakeTurns) {
   ThreadPool pool(3);
   int64_t unguarded = 0;  // only safe where sections exclude one another
   std::vector<std::thread> callers;
+  callers.reserve(4);
   for (int caller = 0; caller < 4; ++caller) {
     callers.emplace_back([&] {
       for (int section = 0; section < 200; ++section) {

@@ -71,6 +71,7 @@ TEST(SlotTableTest, RefusesBeyondTheMostThatMayLive) {
 TEST(SlotTableTest, VisitsLivingObjectsInTheOrderOfSlots) {
   Table table(9, 8);
   std::vector<SequenceId> ids;
+  ids.reserve(5);
   for (int i = 0; i < 5; ++i) ids.push_back(*table.Insert(std::make_unique<int>(i)));
   table.Erase(ids[1]);
   table.Erase(ids[3]);

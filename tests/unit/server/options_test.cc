@@ -21,7 +21,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ParsedOptions Parse(std::vector<std::string> flags) {
+ParsedOptions Parse(const std::vector<std::string>& flags) {
   std::vector<const char*> argv = {"attnd"};
   for (const std::string& flag : flags) argv.push_back(flag.c_str());
   return ParseOptions(static_cast<int>(argv.size()), argv.data());

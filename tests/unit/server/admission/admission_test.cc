@@ -72,6 +72,7 @@ TEST_F(AdmissionTest, BoundsRequestsItemsAndTokens) {
     const auto admission = Make(c.options);
     const auto items = [&](const std::vector<int64_t>& tokens) {
       std::vector<WorkItem> result;
+      result.reserve(tokens.size());
       for (int64_t t : tokens) result.push_back(core_.Dense(t));
       return result;
     };

@@ -87,6 +87,7 @@ TEST(StagingTest, ABufferOutlivesItsStaging) {
 TEST(StagingTest, ThreadsShareIt) {
   Staging staging(Bytes(64u << 20));
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       std::mt19937 random(t);

@@ -120,6 +120,7 @@ TEST_F(HttpServerTest, SaysWhyItCannotStart) {
 
 TEST_F(HttpServerTest, ServesSeveralClientsAtOnceAndStopsCleanly) {
   std::vector<std::thread> clients;
+  clients.reserve(4);
   std::atomic<int> answered = 0;
   for (int i = 0; i < 4; ++i) {
     clients.emplace_back([&] {

@@ -180,6 +180,7 @@ TEST(MetricsTest, ThreadsRecordAndScrapeAtOnce) {
   Metrics metrics;
   constexpr int kThreads = 3, kRounds = 2000;
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < kRounds; ++i) {

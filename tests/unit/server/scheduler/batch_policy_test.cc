@@ -74,6 +74,7 @@ class Queues {
 
 std::vector<uint64_t> Orders(const std::vector<const QueuedItem*>& batch) {
   std::vector<uint64_t> orders;
+  orders.reserve(batch.size());
   for (const QueuedItem* item : batch) orders.push_back(item->order);
   return orders;
 }

@@ -190,10 +190,12 @@ TEST_P(SchedulerStressTest, EveryRequestIsAnsweredOnceAndNothingIsLost) {
       core.platform.CompleteAll();
     });
     std::vector<std::unique_ptr<Client>> clients;
+    clients.reserve(kClients);
     for (int i = 0; i < kClients; ++i) {
       clients.push_back(std::make_unique<Client>(core, admission, tally, Seed() + i));
     }
     std::vector<std::thread> threads;
+    threads.reserve(clients.size());
     for (const auto& client : clients) threads.emplace_back([&] { client->Run(); });
     for (int i = 0; i < 20; ++i) {
       EXPECT_TRUE(core.cache.CheckIntegrity().ok());

@@ -87,6 +87,7 @@ TEST(SchedulerTest, KeepsTheOrderOfASequenceAcrossLaunches) {
   core.platform.WaitForLaunches(1);
   // Each of these would be a hole were it to run before the one before it.
   std::vector<PendingRequest> writes;
+  writes.reserve(4);
   for (int i = 0; i < 4; ++i) {
     writes.push_back(core.Submit({core.Write(sequence, 0, i + 1, 2 * i, 2)}));
   }
@@ -187,10 +188,10 @@ TEST(SchedulerTest, WhenQuietComesBetweenWhatWasBeforeAndWhatIsAfter) {
   PendingRequest queued = core.Submit({core.Write(sequence, 0, 2, 4, 4)});
   std::vector<std::string> order;
   core.scheduler->WhenQuiet(sequence, [&] {
-    order.push_back("truncate");
+    order.emplace_back("truncate");
     EXPECT_TRUE(core.cache.Truncate(core.session, sequence, TokenCount(2)).ok());
   });
-  core.scheduler->WhenQuiet(sequence, [&] { order.push_back("second"); });
+  core.scheduler->WhenQuiet(sequence, [&] { order.emplace_back("second"); });
   PendingRequest after = core.Submit({core.Write(sequence, 0, 3, 2, 1)});
   PendingRequest unrelated = core.Submit({core.Write(other, 0, 1, 0, 1)});
   core.Sync();
