@@ -5,8 +5,11 @@
 #include <cstddef>
 #include <memory>
 #include <new>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/plan.h"
@@ -20,10 +23,10 @@ constexpr double kParallelMultiplyAdds = 4e5;
 constexpr int64_t kParallelAppendTokens = 32;
 constexpr int64_t kParallelMergeRows = 64;
 
-Capabilities CpuCapabilities(const char* isa) {
+Capabilities CpuCapabilities(std::string isa) {
   Capabilities capabilities;
   capabilities.backend = "cpu";
-  capabilities.isa = isa;
+  capabilities.isa = std::move(isa);
   for (DType q : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (DType kv : {DType::kF32, DType::kF16, DType::kBF16}) {
       capabilities.dtypes.emplace_back(q, kv);
@@ -72,7 +75,11 @@ class CpuBackend final : public AttentionBackend {
       : pool_(device.pool()),
         machine_{options.caches, pool_.num_threads()},
         kernels_(DispatchedKernels()),
-        capabilities_(CpuCapabilities(kernels_.isa)) {
+        bf16_(std::min(options.bf16, DetectBf16Unit())),
+        attend_tile_bf16_(kernels_.attend_tile_bf16[static_cast<size_t>(bf16_)]),
+        capabilities_(CpuCapabilities(attend_tile_bf16_ == nullptr
+                                          ? std::string(kernels_.isa)
+                                          : absl::StrCat(kernels_.isa, "+", Name(bf16_)))) {
     int64_t elems = 0;
     for (int32_t dim = 1; dim <= kMaxHeadDim; ++dim) {
       elems =
@@ -104,8 +111,6 @@ class CpuBackend final : public AttentionBackend {
     const auto item_of = [&](const auto& task) -> const AttentionItem& {
       return params.items[static_cast<size_t>(task.item)];
     };
-    const auto kv = static_cast<size_t>(params.key.kv_dtype);
-
     RunAll(plan.appends, NumAppended(plan) >= kParallelAppendTokens,
            [&](const AppendTask& task, int) {
              kernels_.append(AppendArgs{params, item_of(task), task});
@@ -118,7 +123,7 @@ class CpuBackend final : public AttentionBackend {
                                  plan.shape,
                                  scratch_[static_cast<size_t>(worker)].get(),
                                  mine.workspace()};
-             (task.decode ? kernels_.attend_decode : kernels_.attend_tile)[kv](args);
+             KernelFor(args)(args);
            });
     RunAll(plan.merges, plan.partial_rows >= kParallelMergeRows, [&](const MergeTask& task, int) {
       kernels_.merge(MergeArgs{params, item_of(task), task, mine.workspace()});
@@ -127,6 +132,17 @@ class CpuBackend final : public AttentionBackend {
   }
 
  private:
+  // By the item alone, or its bits would depend on the batch.
+  CpuKernels::Attend KernelFor(const TaskArgs& args) const {
+    const KernelKey& key = args.params.key;
+    const auto kv = static_cast<size_t>(key.kv_dtype);
+    if (args.task.decode) return kernels_.attend_decode[kv];
+    const bool bf16 = key.q_dtype == DType::kBF16 && key.kv_dtype == DType::kBF16 &&
+                      key.head_dim_k % 2 == 0 && !args.item.options.dropout.enabled();
+    if (bf16 && attend_tile_bf16_ != nullptr) return attend_tile_bf16_;
+    return kernels_.attend_tile[kv];
+  }
+
   static int64_t NumAppended(const CpuPlan& plan) {
     int64_t tokens = 0;
     for (const AppendTask& task : plan.appends) tokens += task.token_end - task.token_begin;
@@ -142,6 +158,8 @@ class CpuBackend final : public AttentionBackend {
   ThreadPool& pool_;
   const CpuMachine machine_;
   const CpuKernels& kernels_;
+  const Bf16Unit bf16_;
+  const CpuKernels::Attend attend_tile_bf16_;  // null where there is none
   const Capabilities capabilities_;
   std::vector<AlignedFloats> scratch_;  // one a thread of the pool
 };

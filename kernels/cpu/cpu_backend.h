@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "kernels/backend/attention_backend.h"
+#include "kernels/cpu/bf16_unit.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/cpu_topology.h"
 
@@ -20,6 +21,7 @@ namespace attnd {
 
 struct CpuBackendOptions {
   CacheSizes caches = DetectCacheSizes();  // what tiles are sized to
+  Bf16Unit bf16 = DetectBf16Unit();        // or a lesser one, for tests
 };
 
 // `device` must outlive the backend.

@@ -32,9 +32,9 @@ HWY_INLINE HWY_ATTR float SumLanes(const float* sum) {
   return hn::GetLane(hn::SumOfLanes(d, hn::Load(d, sum)));
 }
 
-// out: [head_dim_v], of `max` and `sum` still without the sink. Overwritten.
+// out: [head_dim_v], of `max` and `sum` still without the sink.
 template <class T>
-HWY_INLINE HWY_ATTR void WriteRow(const RowBlock& block, int64_t r, int64_t dv, float* out,
+HWY_INLINE HWY_ATTR void WriteRow(const RowBlock& block, int64_t r, int64_t dv, const float* out,
                                   float max, float sum) {
   const FloatTag d;
   const int64_t lanes = FloatLanes();
@@ -49,11 +49,16 @@ HWY_INLINE HWY_ATTR void WriteRow(const RowBlock& block, int64_t r, int64_t dv, 
   }
   const bool nothing = sum == 0.0f;  // no key seen, or all scores minus infinity
   const FloatVec scale = hn::Set(d, weight / sum);
+  T* const to = static_cast<T*>(item.out.data) + block.OutOffset(r);
   for (int64_t i = 0; i < dv; i += lanes) {
-    const FloatVec o = hn::Mul(hn::Load(d, out + i), scale);
-    hn::Store(nothing ? hn::Zero(d) : o, d, out + i);
+    const FloatVec scaled = hn::Mul(hn::Load(d, out + i), scale);
+    const FloatVec o = nothing ? hn::Zero(d) : scaled;
+    if (i + lanes <= dv) {
+      StoreFloats(d, o, to + i);
+    } else {
+      StoreFloatsPart(d, o, to + i, dv - i);
+    }
   }
-  ConvertRow(out, static_cast<T*>(item.out.data) + block.OutOffset(r), dv);
   if (item.lse.data != nullptr) {
     constexpr double kLn2 = 0.69314718055994530942;
     const double lse = (static_cast<double>(max) + std::log2(static_cast<double>(sum))) * kLn2;
@@ -62,7 +67,7 @@ HWY_INLINE HWY_ATTR void WriteRow(const RowBlock& block, int64_t r, int64_t dv, 
 }
 
 // The state of a block's rows to where the task says. out rows are `stride` apart.
-HWY_INLINE HWY_ATTR void FinishRows(const TaskArgs& args, const RowBlock& block, float* out,
+HWY_INLINE HWY_ATTR void FinishRows(const TaskArgs& args, const RowBlock& block, const float* out,
                                     int64_t stride, const float* max, const float* sum) {
   const int64_t dv = args.params.key.head_dim_v;
   for (int64_t r = 0; r < block.rows; ++r) {

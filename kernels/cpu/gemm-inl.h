@@ -29,7 +29,7 @@ inline constexpr int kBlockRows = 12;
 #else
 inline constexpr int kBlockRows = 6;
 #endif
-static_assert(kMaxBlockRows % kBlockRows == 0);
+static_assert(kBlockRows <= kMaxBlockRows && kRowTileUnit % kBlockRows == 0);
 
 // sum[r][c] += sum over t < depth of a[r * kRowStride + t * kStep] * b[t * b_step + c * lanes].
 template <int kRows, int kVecs, int64_t kRowStride, int64_t kStep>

@@ -8,6 +8,7 @@
 // After foreach_target.h.
 #include "hwy/highway.h"
 #include "kernels/cpu/append-inl.h"
+#include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/decode-inl.h"
 #include "kernels/cpu/finish-inl.h"
 #include "kernels/cpu/tile-inl.h"
@@ -22,11 +23,17 @@ void AppendAll(const AppendArgs& args) { Append(args); }
 const CpuKernels* Kernels() {
   // In the order of DType.
   static constexpr CpuKernels kKernels = {
-      .isa = nullptr,
-      .attend_tile = {AttendTile<float>, AttendTile<Half>, AttendTile<BFloat16>},
-      .attend_decode = {AttendDecode<float>, AttendDecode<Half>, AttendDecode<BFloat16>},
-      .merge = Merge,
-      .append = AppendAll,
+    .isa = nullptr,
+    .attend_tile = {AttendTile<FloatMath<float>>, AttendTile<FloatMath<Half>>,
+                    AttendTile<FloatMath<BFloat16>>},
+#if ATTND_HAVE_BF16
+    .attend_tile_bf16 = {nullptr, AttendTile<DotMath>, AttendTile<TileMath>},
+#else
+    .attend_tile_bf16 = {},
+#endif
+    .attend_decode = {AttendDecode<float>, AttendDecode<Half>, AttendDecode<BFloat16>},
+    .merge = Merge,
+    .append = AppendAll,
   };
   static const CpuKernels named = [] {
     CpuKernels kernels = kKernels;

@@ -18,8 +18,10 @@ namespace attnd {
 struct CpuKernels {
   using Attend = void (*)(const TaskArgs&);
 
-  const char* isa;                               // Highway's name of the target: "AVX3"
-  std::array<Attend, kNumDTypes> attend_tile;    // by KV dtype
+  const char* isa;                             // Highway's name of the target: "AVX3"
+  std::array<Attend, kNumDTypes> attend_tile;  // by KV dtype
+  // Queries and KV in bf16, even head dims, no dropout: by Bf16Unit, null where not compiled in.
+  std::array<Attend, 3> attend_tile_bf16;
   std::array<Attend, kNumDTypes> attend_decode;  // by KV dtype
   void (*merge)(const MergeArgs&);
   void (*append)(const AppendArgs&);

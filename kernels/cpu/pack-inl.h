@@ -65,37 +65,44 @@ HWY_INLINE HWY_ATTR void TransposeFour(const T* const (&rows)[4], int64_t dk, in
   }
 }
 
-// The keys in `keys` of a tile that begins at `tile_begin` become panels[tile / width][dk][width],
-// in columns counted from tile_begin. Only whole groups of four columns that hold a key of `keys`
-// are written.
-template <class T>
-HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, int64_t dk,
-                                    int64_t tile_begin, KeyRange keys, float* panels) {
+// The keys in `keys` of a tile that begins at `tile_begin` become panels[tile /
+// width][depth][width], in columns counted from tile_begin. A row of storage is taken as `elems`
+// elements of type E, the rows of a panel behind them are zeros. Only whole groups of four columns
+// that hold a key of `keys` are written.
+template <class T, class E = T>
+HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, int64_t elems,
+                                    int64_t depth, int64_t tile_begin, KeyRange keys,
+                                    float* panels) {
   const int64_t width = 2 * FloatLanes();
   TokenWalk<T> walk = KeyWalk<T>(item.kv, kv_head), ahead = walk;
-  const T zeros[kMaxHeadDim] = {};
+  const E zeros[kMaxHeadDim] = {};
   for (int64_t group = (keys.begin - tile_begin) / 4 * 4; group < keys.end - tile_begin;
        group += 4) {
-    const T* rows[4];
+    const E* rows[4];
     for (int64_t i = 0; i < 4; ++i) {
       const int64_t key = tile_begin + group + i;
-      rows[i] = keys.Contains(key) ? walk.At(key) : zeros;
-      FetchAhead(ahead, key, keys, dk);
+      rows[i] = keys.Contains(key) ? reinterpret_cast<const E*>(walk.At(key)) : zeros;
+      FetchAhead(ahead, key, keys, elems * static_cast<int64_t>(sizeof(E) / sizeof(T)));
     }
-    TransposeFour(rows, dk, width, panels + group / width * width * dk + group % width);
+    TransposeFour(rows, elems, width, panels + group / width * width * depth + group % width);
+  }
+  const int64_t first = (keys.begin - tile_begin) / 4 * 4;
+  if (depth > elems) {
+    for (int64_t c = first / width * width; c < keys.end - tile_begin; c += width) {
+      std::fill_n(panels + c * depth + elems * width, (depth - elems) * width, 0.0f);
+    }
   }
   // A panel is read to its end.
   const int64_t written = RoundUp(keys.end - tile_begin, 4);
   if (written % width != 0) {
-    float* panel = panels + written / width * width * dk;
-    for (int64_t i = 0; i < dk; ++i) {
+    float* panel = panels + written / width * width * depth;
+    for (int64_t i = 0; i < elems; ++i) {
       std::fill(panel + i * width + written % width, panel + (i + 1) * width, 0.0f);
     }
   }
-  const int64_t first = (keys.begin - tile_begin) / 4 * 4;
   if (first % width != 0) {
-    float* panel = panels + first / width * width * dk;
-    for (int64_t i = 0; i < dk; ++i) std::fill_n(panel + i * width, first % width, 0.0f);
+    float* panel = panels + first / width * width * depth;
+    for (int64_t i = 0; i < elems; ++i) std::fill_n(panel + i * width, first % width, 0.0f);
   }
 }
 
@@ -123,15 +130,29 @@ HWY_NOINLINE HWY_ATTR void PackValues(const AttentionItem& item, int64_t kv_head
   }
 }
 
-// Rows of queries in fp32, as [dk][kBlockRows] for the tile kernel. Rows that a block lacks are
-// zeros; their scores are never looked at.
-template <class T>
-HWY_NOINLINE HWY_ATTR void PackQueries(const RowBlock& block, int64_t dk, float* panel) {
-  HWY_ALIGN float row[kMaxHeadDim];
-  if (block.rows < kBlockRows) std::fill_n(panel, dk * kBlockRows, 0.0f);
-  for (int64_t r = 0; r < block.rows; ++r) {
-    ConvertRow(static_cast<const T*>(block.item->q.data) + block.QueryOffset(r), row, dk);
-    for (int64_t i = 0; i < dk; ++i) panel[i * kBlockRows + r] = row[i];
+// Rows of queries as [elems][kBlockRows] for the tile kernel, of `elems` elements of type E. Rows
+// that a block lacks are zeros; their scores are never looked at.
+template <class T, class E = T>
+HWY_NOINLINE HWY_ATTR void PackQueries(const RowBlock& block, int64_t elems, float* panel) {
+  const T* const queries = static_cast<const T*>(block.item->q.data);
+  if constexpr (kBlockRows % 4 == 0) {
+    const E zeros[kMaxHeadDim] = {};
+    for (int64_t r = 0; r < kBlockRows; r += 4) {
+      const E* rows[4];
+      for (int64_t i = 0; i < 4; ++i) {
+        rows[i] = r + i < block.rows
+                      ? reinterpret_cast<const E*>(queries + block.QueryOffset(r + i))
+                      : zeros;
+      }
+      TransposeFour(rows, elems, kBlockRows, panel + r);
+    }
+  } else {
+    HWY_ALIGN float row[kMaxHeadDim];
+    if (block.rows < kBlockRows) std::fill_n(panel, elems * kBlockRows, 0.0f);
+    for (int64_t r = 0; r < block.rows; ++r) {
+      ConvertRow(reinterpret_cast<const E*>(queries + block.QueryOffset(r)), row, elems);
+      for (int64_t i = 0; i < elems; ++i) panel[i * kBlockRows + r] = row[i];
+    }
   }
 }
 

@@ -112,16 +112,16 @@ inline HWY_NOINLINE HWY_ATTR void MaskScores(const RowBlock& block, const ScoreB
   }
 }
 
-// One step of the online softmax: scores become weights 2^(score * factor - max), max and sum (a
-// vector of kDimAlign a row) take them in, rescale[r] is what earlier results are to be multiplied
-// by. max is rounded up to a whole number: so it rises seldom, and rescaling only moves exponents.
-inline HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s, float factor,
-                                              float* max, float* sum, float* rescale) {
+// The first half of an online softmax step: max takes in the rows' scores, shift[r] is what
+// exponents are reduced by, rescale[r] what earlier results are to be multiplied by (both arrays of
+// kMaxBlockRows, the second aligned). With kWhole, max is rounded up to a whole number: so it rises
+// seldom, and rescaling only moves exponents. Without, the largest weight is exactly 1: no error of
+// rounding it to few bits where it is most of the sum.
+template <bool kWhole>
+HWY_INLINE HWY_ATTR void RaiseMax(int64_t rows, const ScoreBlock& s, float factor, float* max,
+                                  float* shift, float* rescale) {
   const FloatTag d;
   const int64_t lanes = FloatLanes();
-  const FloatVec vfactor = hn::Set(d, factor);
-  HWY_ALIGN float change[kDimAlign] = {};  // old max - new max
-  float shift[kMaxBlockRows];
   for (int64_t r = 0; r < rows; ++r) {
     const float* row = s.scores + r * kScoreStride;
     FloatVec largest = hn::Set(d, kMinusInfinity);
@@ -129,26 +129,48 @@ inline HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s,
       largest = hn::Max(hn::Load(d, row + c), largest);
     }
     // A NaN may or may not show up here; among the weights it will in any case.
-    const float score = std::ceil(hn::GetLane(hn::MaxOfLanes(d, largest)) * factor);
+    float score = hn::GetLane(hn::MaxOfLanes(d, largest)) * factor;
+    if (kWhole) score = std::ceil(score);
     const float new_max = std::max(max[r], score);
     shift[r] = new_max == kMinusInfinity ? 0.0f : new_max;  // nothing seen yet: weights are 0
-    change[r] = max[r] - shift[r];
+    rescale[r] = max[r] - shift[r];
     max[r] = new_max;
   }
-  for (int64_t r = 0; r < kDimAlign; r += lanes) {
-    hn::StoreU(Exp2(d, hn::Load(d, change + r)), d, rescale + r);
+  std::fill(rescale + rows, rescale + RoundUp(rows, lanes), 0.0f);
+  for (int64_t r = 0; r < rows; r += lanes) {
+    hn::Store(Exp2(d, hn::Load(d, rescale + r)), d, rescale + r);
   }
+}
+
+// The second half, a vector of a row at a time: 2^(score * factor - shift).
+HWY_INLINE HWY_ATTR FloatVec WeightsOf(FloatVec scores, FloatVec factor, FloatVec biased_shift) {
+  return BiasedExp2(FloatTag(), hn::MulSub(scores, factor, biased_shift));
+}
+
+// A row's sum of weights, a vector of kDimAlign, takes in those of a block.
+HWY_INLINE HWY_ATTR void AddToSum(FloatVec weights, float rescale, float* row_sum) {
+  const FloatTag d;
+  hn::Store(hn::MulAdd(hn::Load(d, row_sum), hn::Set(d, rescale), weights), d, row_sum);
+}
+
+// A whole step: scores become weights, max and sum take them in.
+inline HWY_NOINLINE HWY_ATTR void SoftmaxStep(int64_t rows, const ScoreBlock& s, float factor,
+                                              float* max, float* sum, float* rescale) {
+  const FloatTag d;
+  const int64_t lanes = FloatLanes();
+  float shift[kMaxBlockRows];
+  RaiseMax<true>(rows, s, factor, max, shift, rescale);
+  const FloatVec vfactor = hn::Set(d, factor);
   for (int64_t r = 0; r < rows; ++r) {
     float* row = s.scores + r * kScoreStride;
     const FloatVec vshift = hn::Set(d, shift[r] - kExp2Bias);
     FloatVec total = hn::Zero(d);
     for (int64_t c = s.begin; c < s.end; c += lanes) {
-      const FloatVec weight = BiasedExp2(d, hn::MulSub(hn::Load(d, row + c), vfactor, vshift));
-      hn::Store(weight, d, row + c);
-      total = hn::Add(total, weight);
+      const FloatVec weights = WeightsOf(hn::Load(d, row + c), vfactor, vshift);
+      hn::Store(weights, d, row + c);
+      total = hn::Add(total, weights);
     }
-    float* row_sum = sum + r * kDimAlign;
-    hn::Store(hn::MulAdd(hn::Load(d, row_sum), hn::Set(d, rescale[r]), total), d, row_sum);
+    AddToSum(total, rescale[r], sum + r * kDimAlign);
   }
 }
 
@@ -169,12 +191,17 @@ inline HWY_NOINLINE HWY_ATTR void DropWeights(const RowBlock& block, const Score
   }
 }
 
+// What options and masks make of raw products, before the softmax.
+HWY_INLINE HWY_ATTR void ShapeAndMask(const RowBlock& block, const ScoreBlock& s, bool masked) {
+  if (NeedsShaping(block.item->options)) ShapeScores(block, s);
+  if (masked) MaskScores(block, s);
+}
+
 // Scores to weights: everything between the products.
 HWY_INLINE HWY_ATTR void ScoresToWeights(const RowBlock& block, const ScoreBlock& s, bool masked,
                                          float* max, float* sum, float* rescale) {
   const ScoreOptions& options = block.item->options;
-  if (NeedsShaping(options)) ShapeScores(block, s);
-  if (masked) MaskScores(block, s);
+  ShapeAndMask(block, s, masked);
   SoftmaxStep(block.rows, s, SoftmaxFactor(options), max, sum, rescale);
   if (options.dropout.enabled()) DropWeights(block, s);
 }

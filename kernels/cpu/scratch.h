@@ -15,7 +15,8 @@
 namespace attnd {
 
 struct Scratch {
-  float* scores;   // [kMaxBlockRows][kScoreStride]: scores of a block of rows, then their weights
+  float* scores;  // [kMaxBlockRows][kScoreStride]: scores of a block of rows, then their weights
+  // What queries, keys and values hold, and in which order, is the kernel's; fp32:
   float* queries;  // tile: [blocks of rows][head_dim_k][rows of a block]; decode: by row
   float* keys;     // [key_tile / panel][head_dim_k][panel], a panel two vectors wide
   float* values;  // [panels of head_dim_v][key_tile][panel], the last panel one or two vectors wide
@@ -32,18 +33,20 @@ struct Scratch {
     };
     const int64_t dk = RoundUp(head_dim_k, kDimAlign), dv = RoundUp(head_dim_v, kDimAlign);
     scores = take(kMaxBlockRows * kScoreStride);
-    queries = take(shape.row_tile * dk);
+    const int64_t rows = RoundUp(shape.row_tile, kMaxBlockRows);
+    queries = take(rows * dk);
     keys = take(shape.key_tile * dk);
     values = take(shape.key_tile * dv);
-    out = take(shape.row_tile * dv);
+    out = take(rows * dv);
     max = take(shape.row_tile);
     sum = take(shape.row_tile * kDimAlign);
   }
 
   static constexpr int64_t Elems(const TileShape& shape, int64_t head_dim_k, int64_t head_dim_v) {
     const int64_t dims = RoundUp(head_dim_k, kDimAlign) + RoundUp(head_dim_v, kDimAlign);
-    return kMaxBlockRows * kScoreStride + (shape.row_tile + shape.key_tile) * dims +
-           shape.row_tile * (1 + kDimAlign) + kDimAlign;
+    const int64_t rows = RoundUp(shape.row_tile, kMaxBlockRows);
+    return kMaxBlockRows * kScoreStride + (rows + shape.key_tile) * dims + rows * (1 + kDimAlign) +
+           kDimAlign;
   }
 };
 

@@ -2,7 +2,8 @@
 //
 // The tile kernel: many rows of one KV head, blocked. For each tile of keys, K and V are packed
 // once and stay in L2; each block of rows then goes through scores, softmax and values while its
-// scores stay in L1. Tiles that no row sees are skipped, only those at an edge are masked. Included
+// scores stay in L1. Tiles that no row sees are skipped, only those at an edge are masked. What is
+// packed and how it is multiplied is a parameter, the Math: fp32 here, bf16 in bf16-inl.h. Included
 // once per Highway target.
 #if defined(ATTND_KERNELS_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTND_KERNELS_CPU_TILE_INL_H_
@@ -42,6 +43,18 @@ HWY_INLINE KeyRange Intersect(KeyRange a, KeyRange b) {
   return both.empty() ? KeyRange{0, 0} : both;
 }
 
+// One block of rows within one packed tile: what a Math multiplies. out rows are `stride` apart.
+struct BlockOperands {
+  const RowBlock& block;
+  const KeyTile& tile;
+  int64_t dk, dv;
+  const float* queries;
+  const float* keys;
+  const float* values;
+  float* out;
+  int64_t stride;
+};
+
 // The register kernels for a block of few or many rows, rounded up to thirds of a full block.
 template <class F>
 HWY_INLINE HWY_ATTR void WithBlockRows(int64_t rows, F&& f) {
@@ -51,99 +64,138 @@ HWY_INLINE HWY_ATTR void WithBlockRows(int64_t rows, F&& f) {
   return f(std::integral_constant<int, kThird>{});
 }
 
-// Looks through the packed values for NaN and infinity.
-inline HWY_NOINLINE HWY_ATTR bool ValuesFinite(const KeyTile& tile, int64_t dv,
-                                               const float* values) {
-  const FloatTag d;
-  const int64_t lanes = FloatLanes(), vectors = (dv + lanes - 1) / lanes;
-  FloatVec poison = hn::Zero(d);  // 0 * x is NaN unless x is finite
-  for (int64_t panel = 0; panel < vectors; panel += 2) {
-    const int64_t width = std::min<int64_t>(2, vectors - panel) * lanes;
-    const float* rows = values + panel * lanes * tile.key_tile;
-    for (int64_t i = (tile.keys.begin - tile.begin) * width;
-         i < (tile.keys.end - tile.begin) * width; i += lanes) {
-      poison = hn::MulAdd(hn::Load(d, rows + i), hn::Zero(d), poison);
-    }
-  }
-  return hn::AllTrue(d, hn::Eq(poison, hn::Zero(d)));
-}
+// Attention in fp32, whatever the storage. For other Maths: all functions are static.
+template <class T>
+struct FloatMath {
+  using Storage = T;
+  static constexpr int64_t kRows = kBlockRows;
 
-// The values' product where a masked tile holds NaN or infinity: a weight of zero would not keep
-// them out, so keys that a row does not see are left out of its sum.
-inline HWY_NOINLINE HWY_ATTR void SelectValues(const RowBlock& block, const KeyTile& tile,
-                                               KeyRange keys, int64_t dv, const float* weights,
-                                               const float* values, const float* rescale,
-                                               float* out, int64_t stride) {
-  const FloatTag d;
-  const int64_t lanes = FloatLanes(), vectors = (dv + lanes - 1) / lanes;
-  for (int64_t r = 0; r < block.rows; ++r) {
-    for (int64_t v = 0; v < vectors; ++v) {
-      const int64_t width = std::min<int64_t>(2, vectors - v / 2 * 2) * lanes;
-      const float* column = values + v / 2 * 2 * lanes * tile.key_tile + v % 2 * lanes;
-      FloatVec sum = hn::Zero(d);
-      for (int64_t key = keys.begin; key < keys.end; ++key) {
-        if (!block.Sees(r, key)) continue;
-        const int64_t c = key - tile.begin;
-        sum = hn::MulAdd(hn::Set(d, weights[r * kScoreStride + c]), hn::Load(d, column + c * width),
-                         sum);
+  // Once a task, before and after everything else.
+  static void Begin() {}
+  static void End() {}
+
+  static int64_t QueryElems(int64_t dk) { return dk; }  // floats a row takes in the packed queries
+
+  HWY_ATTR static void PackBlock(const RowBlock& block, DType q_dtype, int64_t dk, float* queries) {
+    DispatchElement(q_dtype, [&](auto element)
+                                 HWY_ATTR { PackQueries<decltype(element)>(block, dk, queries); });
+  }
+  HWY_ATTR static void PackTile(const TaskArgs& args, const KeyTile& tile, float* keys,
+                                float* values) {
+    const int64_t dk = args.params.key.head_dim_k, dv = args.params.key.head_dim_v;
+    const int32_t head = args.task.kv_head;
+    PackKeys<T>(args.item, head, dk, dk, tile.begin, tile.keys, keys);
+    PackValues<T>(args.item, head, dv, tile.begin, tile.keys, tile.key_tile, values);
+  }
+
+  // Columns of scores for `keys` keys: whole vectors.
+  static int64_t ScoreColumns(int64_t keys) { return RoundUp(keys, FloatLanes()); }
+
+  HWY_NOINLINE HWY_ATTR static void Scores(const BlockOperands& o, const ScoreBlock& s) {
+    const int64_t panel = 2 * FloatLanes();
+    WithBlockRows(o.block.rows, [&](auto rows) HWY_ATTR {
+      int64_t c = s.begin;
+      for (; c + panel <= s.end; c += panel) {
+        ScorePanel<rows, 2>(o.queries, o.keys + c * o.dk, o.dk, s.scores + c);
       }
-      float* o = out + r * stride + v * lanes;
-      hn::Store(hn::MulAdd(hn::Load(d, o), hn::Set(d, rescale[r]), sum), d, o);
+      if (c < s.end) ScorePanel<rows, 1>(o.queries, o.keys + c * o.dk, o.dk, s.scores + c);
+    });
+  }
+
+  HWY_ATTR static void Weigh(const RowBlock& block, const ScoreBlock& s, float* max, float* sum,
+                             float* rescale) {
+    const ScoreOptions& options = block.item->options;
+    SoftmaxStep(block.rows, s, SoftmaxFactor(options), max, sum, rescale);
+    if (options.dropout.enabled()) DropWeights(block, s);
+  }
+
+  // out = out * rescale + weights . values over `keys`.
+  HWY_NOINLINE HWY_ATTR static void AddValues(const BlockOperands& o, KeyRange keys,
+                                              const float* weights, const float* rescale) {
+    const int64_t lanes = FloatLanes(), vectors = (o.dv + lanes - 1) / lanes;
+    const int64_t first = keys.begin - o.tile.begin, count = keys.end - keys.begin;
+    WithBlockRows(o.block.rows, [&](auto rows) HWY_ATTR {
+      for (int64_t v = 0; v < vectors; v += 2) {
+        const float* values = o.values + v * lanes * o.tile.key_tile;
+        float* out = o.out + v * lanes;
+        if (v + 2 <= vectors) {
+          ValuePanel<rows, 2>(weights + first, values + first * 2 * lanes, count, rescale, out,
+                              o.stride);
+        } else {
+          ValuePanel<rows, 1>(weights + first, values + first * lanes, count, rescale, out,
+                              o.stride);
+        }
+      }
+    });
+  }
+
+  // Looks through the packed values for NaN and infinity.
+  HWY_NOINLINE HWY_ATTR static bool ValuesFinite(const BlockOperands& o) {
+    const FloatTag d;
+    const int64_t lanes = FloatLanes(), vectors = (o.dv + lanes - 1) / lanes;
+    FloatVec poison = hn::Zero(d);  // 0 * x is NaN unless x is finite
+    for (int64_t panel = 0; panel < vectors; panel += 2) {
+      const int64_t width = std::min<int64_t>(2, vectors - panel) * lanes;
+      const float* rows = o.values + panel * lanes * o.tile.key_tile;
+      for (int64_t i = (o.tile.keys.begin - o.tile.begin) * width;
+           i < (o.tile.keys.end - o.tile.begin) * width; i += lanes) {
+        poison = hn::MulAdd(hn::Load(d, rows + i), hn::Zero(d), poison);
+      }
+    }
+    return hn::AllTrue(d, hn::Eq(poison, hn::Zero(d)));
+  }
+
+  // As AddValues where a masked tile holds NaN or infinity: a weight of zero would not keep them
+  // out, so keys that a row does not see are left out of its sum.
+  HWY_NOINLINE HWY_ATTR static void SelectValues(const BlockOperands& o, KeyRange keys,
+                                                 const float* weights, const float* rescale) {
+    const FloatTag d;
+    const int64_t lanes = FloatLanes(), vectors = (o.dv + lanes - 1) / lanes;
+    for (int64_t r = 0; r < o.block.rows; ++r) {
+      for (int64_t v = 0; v < vectors; ++v) {
+        const int64_t width = std::min<int64_t>(2, vectors - v / 2 * 2) * lanes;
+        const float* column = o.values + v / 2 * 2 * lanes * o.tile.key_tile + v % 2 * lanes;
+        FloatVec sum = hn::Zero(d);
+        for (int64_t key = keys.begin; key < keys.end; ++key) {
+          if (!o.block.Sees(r, key)) continue;
+          const int64_t c = key - o.tile.begin;
+          const FloatVec weight = hn::Set(d, weights[r * kScoreStride + c]);
+          sum = hn::MulAdd(weight, hn::Load(d, column + c * width), sum);
+        }
+        float* to = o.out + r * o.stride + v * lanes;
+        hn::Store(hn::MulAdd(hn::Load(d, to), hn::Set(d, rescale[r]), sum), d, to);
+      }
     }
   }
-}
+};
 
 // One block of rows against one packed tile.
-inline HWY_NOINLINE HWY_ATTR void BlockStep(const TaskArgs& args, const Scratch& scratch,
-                                            const RowBlock& block, KeyTile& tile,
-                                            const float* queries, float* out, float* max,
-                                            float* sum) {
-  const int64_t lanes = FloatLanes(), panel = 2 * lanes;
-  const int64_t dk = args.params.key.head_dim_k, dv = args.params.key.head_dim_v;
-  const int64_t stride = RoundUp(dv, kDimAlign);
+template <class Math>
+HWY_NOINLINE HWY_ATTR void BlockStep(const BlockOperands& o, KeyTile& tile, float* score_buffer,
+                                     float* max, float* sum) {
+  const RowBlock& block = o.block;
+  const int64_t panel = 2 * FloatLanes();
   const KeyRange keys = Intersect(block.Hull(), tile.keys);
   if (keys.empty()) return;
 
-  const ScoreBlock scores{scratch.scores, tile.begin, (keys.begin - tile.begin) / panel * panel,
-                          RoundUp(keys.end - tile.begin, lanes)};
-  WithBlockRows(block.rows, [&](auto rows) HWY_ATTR {
-    int64_t c = scores.begin;
-    for (; c + panel <= scores.end; c += panel) {
-      ScorePanel<rows, 2>(queries, scratch.keys + c * dk, dk, scores.scores + c);
-    }
-    if (c < scores.end) {
-      ScorePanel<rows, 1>(queries, scratch.keys + c * dk, dk, scores.scores + c);
-    }
-  });
-
+  const ScoreBlock scores{score_buffer, tile.begin, (keys.begin - tile.begin) / panel * panel,
+                          Math::ScoreColumns(keys.end - tile.begin)};
+  Math::Scores(o, scores);
   const bool masked = !block.AllSee(scores.Keys());
-  HWY_ALIGN float rescale[kDimAlign];
-  ScoresToWeights(block, scores, masked, max, sum, rescale);
+  ShapeAndMask(block, scores, masked);
+  HWY_ALIGN float rescale[kMaxBlockRows];
+  Math::Weigh(block, scores, max, sum, rescale);
 
   const bool uneven = masked && !block.AllSee(keys);
   if (uneven && !tile.finite_known) {
-    tile.values_finite = ValuesFinite(tile, dv, scratch.values);
+    tile.values_finite = Math::ValuesFinite(o);
     tile.finite_known = true;
   }
   if (uneven && !tile.values_finite) {
-    SelectValues(block, tile, keys, dv, scores.scores, scratch.values, rescale, out, stride);
-    return;
+    Math::SelectValues(o, keys, score_buffer, rescale);
+  } else {
+    Math::AddValues(o, keys, score_buffer, rescale);
   }
-  const int64_t first = keys.begin - tile.begin, count = keys.end - keys.begin;
-  const int64_t vectors = (dv + lanes - 1) / lanes;
-  WithBlockRows(block.rows, [&](auto rows) HWY_ATTR {
-    for (int64_t v = 0; v < vectors; v += 2) {
-      const float* values = scratch.values + v * lanes * tile.key_tile;
-      const float* weights = scores.scores + first;
-      if (v + 2 <= vectors) {
-        ValuePanel<rows, 2>(weights, values + first * panel, count, rescale, out + v * lanes,
-                            stride);
-      } else {
-        ValuePanel<rows, 1>(weights, values + first * lanes, count, rescale, out + v * lanes,
-                            stride);
-      }
-    }
-  });
 }
 
 // Brings the next tile's rows into L2 a few at a time, in step with the blocks of the current one:
@@ -173,7 +225,7 @@ class TileFetcher {
   int64_t step_;
 };
 
-template <class T>
+template <class Math>
 HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
   const AttentionTask& task = args.task;
   const KernelKey& key = args.params.key;
@@ -184,16 +236,15 @@ HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
   const int64_t rows = task.row_end - task.row_begin;
   const auto block_at = [&](int64_t row) {
     return RowBlock{&args.item, task.kv_head, group, task.row_begin + row,
-                    std::min<int64_t>(kBlockRows, rows - row)};
+                    std::min(Math::kRows, rows - row)};
   };
-  const auto queries_at = [&](int64_t row) { return scratch.queries + row * dk; };
+  const auto queries_at = [&](int64_t row) { return scratch.queries + row * Math::QueryElems(dk); };
 
-  for (int64_t row = 0; row < rows; row += kBlockRows) {
-    DispatchElement(key.q_dtype, [&](auto element) HWY_ATTR {
-      PackQueries<decltype(element)>(block_at(row), dk, queries_at(row));
-    });
+  Math::Begin();
+  for (int64_t row = 0; row < rows; row += Math::kRows) {
+    Math::PackBlock(block_at(row), key.q_dtype, dk, queries_at(row));
   }
-  std::fill_n(scratch.out, RoundUp(rows, kBlockRows) * stride, 0.0f);
+  std::fill_n(scratch.out, RoundUp(rows, Math::kRows) * stride, 0.0f);
   std::fill_n(scratch.max, rows, kMinusInfinity);
   std::fill_n(scratch.sum, rows * kDimAlign, 0.0f);
 
@@ -202,20 +253,30 @@ HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
        begin += key_tile) {
     KeyTile tile{begin, Intersect(task.keys, {begin, begin + key_tile}), key_tile, false, true};
     const int64_t next = begin + key_tile;
-    TileFetcher<T> fetcher(args, Intersect(task.keys, {next, next + key_tile}),
-                           (rows + kBlockRows - 1) / kBlockRows);
-    PackKeys<T>(args.item, task.kv_head, dk, begin, tile.keys, scratch.keys);
-    PackValues<T>(args.item, task.kv_head, dv, begin, tile.keys, key_tile, scratch.values);
-    for (int64_t row = 0; row < rows; row += kBlockRows) {
-      BlockStep(args, scratch, block_at(row), tile, queries_at(row), scratch.out + row * stride,
-                scratch.max + row, scratch.sum + row * kDimAlign);
+    TileFetcher<typename Math::Storage> fetcher(args, Intersect(task.keys, {next, next + key_tile}),
+                                                (rows + Math::kRows - 1) / Math::kRows);
+    Math::PackTile(args, tile, scratch.keys, scratch.values);
+    for (int64_t row = 0; row < rows; row += Math::kRows) {
+      const RowBlock block = block_at(row);
+      const BlockOperands operands{block,
+                                   tile,
+                                   dk,
+                                   dv,
+                                   queries_at(row),
+                                   scratch.keys,
+                                   scratch.values,
+                                   scratch.out + row * stride,
+                                   stride};
+      BlockStep<Math>(operands, tile, scratch.scores, scratch.max + row,
+                      scratch.sum + row * kDimAlign);
       fetcher.Step();
     }
   }
-  for (int64_t row = 0; row < rows; row += kBlockRows) {
+  for (int64_t row = 0; row < rows; row += Math::kRows) {
     FinishRows(args, block_at(row), scratch.out + row * stride, stride, scratch.max + row,
                scratch.sum + row * kDimAlign);
   }
+  Math::End();
 }
 
 }  // namespace HWY_NAMESPACE

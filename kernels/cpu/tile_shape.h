@@ -14,8 +14,10 @@
 
 namespace attnd {
 
-// Query rows that the widest register kernel computes at once. Row tiles are multiples of it.
-inline constexpr int kMaxBlockRows = 12;
+// Most query rows that a tile kernel computes at once, of all of them (12 with vectors, 32 with
+// matrix tiles). Row tiles are multiples of the unit, which most kernels' blocks divide.
+inline constexpr int64_t kMaxBlockRows = 32;
+inline constexpr int64_t kRowTileUnit = 48;
 
 // Most keys of a tile. Score rows have a fixed stride, a little longer than that, so that the rows
 // of a block do not fall into the same cache sets.
@@ -44,10 +46,10 @@ inline constexpr int64_t kTileSplitKeys = 4096;
 // A launch is cut into at least this many tiles of rows a thread, as far as they stay worth a
 // packing of K and V, so that threads end together. Row tiles change no bit of a result.
 inline constexpr int64_t kRowTilesPerThread = 4;
-inline constexpr int64_t kMinRowTile = 8 * kMaxBlockRows;
+inline constexpr int64_t kMinRowTile = 2 * kRowTileUnit;
 
 struct TileShape {
-  int64_t row_tile = 0;  // most rows that share a packing of K and V; a multiple of kMaxBlockRows
+  int64_t row_tile = 0;  // most rows that share a packing of K and V; a multiple of kRowTileUnit
   int64_t key_tile = 0;  // keys packed at a time; a multiple of 32, at most kMaxKeyTile
 
   friend constexpr bool operator==(const TileShape&, const TileShape&) = default;
@@ -59,11 +61,11 @@ struct TileShape {
 // packing does.
 constexpr TileShape TileShapeFor(const CacheSizes& caches, int64_t head_dim_k, int64_t head_dim_v) {
   const int64_t row_bytes = (head_dim_k + head_dim_v) * static_cast<int64_t>(sizeof(float));
-  TileShape shape{.row_tile = kMaxBlockRows * 64, .key_tile = kMaxKeyTile};
+  TileShape shape{.row_tile = kRowTileUnit * 64, .key_tile = kMaxKeyTile};
   while (shape.key_tile > 64 && shape.key_tile * row_bytes > caches.l2_bytes / 4) {
     shape.key_tile /= 2;
   }
-  while (shape.row_tile > 4 * kMaxBlockRows && shape.row_tile * row_bytes > caches.l2_bytes / 2) {
+  while (shape.row_tile > kRowTileUnit && shape.row_tile * row_bytes > caches.l2_bytes / 2) {
     shape.row_tile /= 2;
   }
   return shape;

@@ -39,6 +39,18 @@ const bool kRegistered = [] {
                      return MakeCpu(num_threads, {.caches = {.l1_bytes = 4096, .l2_bytes = 4096}});
                    },
                    /*every_cell=*/false});
+  // The best unit for bf16 is "Cpu" already.
+  if (DetectBf16Unit() != Bf16Unit::kNone) {
+    RegisterBackend(
+        {"CpuNoBf16",
+         [](int num_threads) { return MakeCpu(num_threads, {.bf16 = Bf16Unit::kNone}); },
+         /*every_cell=*/false});
+  }
+  if (DetectBf16Unit() == Bf16Unit::kTile) {
+    RegisterBackend({"CpuAvx512Bf16",
+                     [](int num_threads) { return MakeCpu(num_threads, {.bf16 = Bf16Unit::kDot}); },
+                     /*every_cell=*/false});
+  }
 #if HWY_ARCH_X86
   const int64_t supported = hwy::SupportedTargets();
   // The best one is "Cpu" already.

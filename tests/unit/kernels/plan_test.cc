@@ -190,7 +190,7 @@ TEST(TileShapeTest, FitsItsCaches) {
   for (int64_t l2 : {int64_t{256} << 10, int64_t{1} << 20, int64_t{2} << 20}) {
     for (int64_t dim : {32, 64, 128, 256}) {
       const TileShape shape = TileShapeFor({.l2_bytes = l2}, dim, dim);
-      EXPECT_EQ(shape.row_tile % kMaxBlockRows, 0);
+      EXPECT_EQ(shape.row_tile % kRowTileUnit, 0);
       EXPECT_EQ(kDecodeSplitKeys % shape.key_tile, 0);
       EXPECT_EQ(kTileSplitKeys % shape.key_tile, 0);
       EXPECT_TRUE(shape.key_tile == 64 || shape.key_tile * 2 * dim * 4 <= l2 / 4);
