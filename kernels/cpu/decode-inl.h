@@ -49,6 +49,45 @@ struct Chunk {
   }
 };
 
+// Fetches a chunk a few cache lines at a time, evenly over the time that another one is computed: a
+// core has few requests to memory in flight, and idle ones are lost. In turn from both halves of K
+// and of V, where pages mostly end: hardware follows several of them further than one.
+template <class T>
+class ChunkFetcher {
+ public:
+  ChunkFetcher(const Chunk<T>& chunk, int64_t dk, int64_t dv)
+      : chunk_(chunk), dk_(dk), dv_(dv), row_(chunk.keys.empty() ? kHalf : 0) {}
+
+  // Groups of four lines that there are.
+  static int64_t Groups(int64_t dk, int64_t dv) {
+    return kHalf * ((std::max(dk, dv) + kLine - 1) / kLine);
+  }
+  // The next group, if there is one.
+  HWY_INLINE void Step() {
+    if (row_ == kHalf) return;
+    if (elem_ < dk_) {
+      __builtin_prefetch(chunk_.k[row_] + elem_, 0, kIntoL2);
+      __builtin_prefetch(chunk_.k[row_ + kHalf] + elem_, 0, kIntoL2);
+    }
+    if (elem_ < dv_) {
+      __builtin_prefetch(chunk_.v[row_] + elem_, 0, kIntoL2);
+      __builtin_prefetch(chunk_.v[row_ + kHalf] + elem_, 0, kIntoL2);
+    }
+    elem_ += kLine;
+    if (elem_ < dk_ || elem_ < dv_) return;
+    elem_ = 0;
+    ++row_;
+  }
+
+ private:
+  static constexpr int64_t kHalf = kDecodeChunk / 2;
+  static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+
+  const Chunk<T>& chunk_;
+  const int64_t dk_, dv_;
+  int64_t row_, elem_ = 0;
+};
+
 // Sums the blocks of 128 bits of a vector into one.
 template <class D>
 HWY_INLINE HWY_ATTR void StoreBlockSum(D d, hn::Vec<D> v, float* to) {
@@ -106,13 +145,15 @@ HWY_INLINE HWY_ATTR void ScoreFour(const float* q, int64_t q_stride, const T* co
 template <int kRows, int kVecs, bool kPart, class T>
 HWY_INLINE HWY_ATTR void ValueColumns(const float* weights, const T* const* v, int64_t begin,
                                       int64_t end, int64_t offset, int64_t part,
-                                      const float* rescale, float* out, int64_t stride) {
+                                      const float* rescale, float* out, int64_t stride,
+                                      ChunkFetcher<T>& fetcher) {
   const FloatTag d;
   const int64_t lanes = FloatLanes();
   FloatVec sum[kRows][kVecs];
   Unroll<kRows>([&](auto r)
                     HWY_ATTR { Unroll<kVecs>([&](auto i) HWY_ATTR { sum[r][i] = hn::Zero(d); }); });
   for (int64_t c = begin; c < end; ++c) {
+    fetcher.Step();
     FloatVec value[kVecs];
     Unroll<kVecs>([&](auto i) HWY_ATTR {
       const T* p = v[c] + offset + i * lanes;
@@ -135,21 +176,23 @@ HWY_INLINE HWY_ATTR void ValueColumns(const float* weights, const T* const* v, i
 template <int kRows, class T>
 HWY_INLINE HWY_ATTR void ValueRows(const float* weights, const T* const* v, int64_t begin,
                                    int64_t end, int64_t dv, const float* rescale, float* out,
-                                   int64_t stride) {
+                                   int64_t stride, ChunkFetcher<T>& fetcher) {
   const int64_t lanes = FloatLanes();
   // Enough chains of multiply-adds to cover their latency, as far as the registers go.
   constexpr int kWide = kRows <= 2 ? 8 : 4;
   int64_t i = 0;
   for (; i + kWide * lanes <= dv; i += kWide * lanes) {
-    ValueColumns<kRows, kWide, false>(weights, v, begin, end, i, 0, rescale, out, stride);
+    ValueColumns<kRows, kWide, false>(weights, v, begin, end, i, 0, rescale, out, stride, fetcher);
   }
   for (; kWide > 4 && i + 4 * lanes <= dv; i += 4 * lanes) {
-    ValueColumns<kRows, 4, false>(weights, v, begin, end, i, 0, rescale, out, stride);
+    ValueColumns<kRows, 4, false>(weights, v, begin, end, i, 0, rescale, out, stride, fetcher);
   }
   for (; i + lanes <= dv; i += lanes) {
-    ValueColumns<kRows, 1, false>(weights, v, begin, end, i, 0, rescale, out, stride);
+    ValueColumns<kRows, 1, false>(weights, v, begin, end, i, 0, rescale, out, stride, fetcher);
   }
-  if (i < dv) ValueColumns<kRows, 1, true>(weights, v, begin, end, i, dv - i, rescale, out, stride);
+  if (i < dv) {
+    ValueColumns<kRows, 1, true>(weights, v, begin, end, i, dv - i, rescale, out, stride, fetcher);
+  }
 }
 
 // f(first row, rows as a constant) over the rows in groups of up to four.
@@ -218,19 +261,16 @@ HWY_NOINLINE HWY_ATTR void ChunkStep(const TaskArgs& args, const DecodeRows& sta
   const int64_t dk = args.params.key.head_dim_k, dv = args.params.key.head_dim_v;
   const RowBlock& block = state.block;
   const ScoreBlock scores{buffer, chunk.begin, 0, kDecodeChunk};
-  const bool fetch = !next.keys.empty();
 
+  // Half of it beside the scores, half beside the values.
+  ChunkFetcher<T> fetcher(next, dk, dv);
+  const int64_t groups = ChunkFetcher<T>::Groups(dk, dv) / 2 / (kDecodeChunk / 4);
   for (int64_t c = 0; c < kDecodeChunk; c += 4) {
-    if (fetch) {
-      for (int64_t i = c; i < c + 4; ++i) PrefetchRow(next.k[i], dk);
-    }
+    for (int64_t i = 0; i < groups; ++i) fetcher.Step();
     ForRowGroups(block.rows, [&](int64_t r, auto rows) HWY_ATTR {
       ScoreFour<rows>(state.queries + r * state.q_stride, state.q_stride, chunk.k + c, dk,
                       buffer + r * kScoreStride + c);
     });
-    if (fetch) {
-      for (int64_t i = c; i < c + 4; ++i) PrefetchRow(next.v[i], dv);
-    }
   }
 
   const bool masked = !block.AllSee(scores.Keys());
@@ -244,7 +284,7 @@ HWY_NOINLINE HWY_ATTR void ChunkStep(const TaskArgs& args, const DecodeRows& sta
   }
   ForRowGroups(block.rows, [&](int64_t r, auto rows) HWY_ATTR {
     ValueRows<rows>(buffer + r * kScoreStride, chunk.v, begin, end, dv, rescale + r,
-                    state.out + r * state.stride, state.stride);
+                    state.out + r * state.stride, state.stride, fetcher);
   });
 }
 
