@@ -62,7 +62,11 @@ class Measured {
     return error;
   }
   double Run() { return attention_.Run(); }
-  double SampleCeiling() { return spec_.decode ? ceilings_.SampleRead() : ceilings_.SampleFma(); }
+  double SampleCeiling() {
+    if (spec_.decode) return ceilings_.SampleRead();
+    const double bf16 = spec_.dtype == DType::kBF16 ? ceilings_.SampleBf16() : 0;
+    return bf16 > 0 ? bf16 : ceilings_.SampleFma();
+  }
 
  private:
   const CaseSpec spec_;

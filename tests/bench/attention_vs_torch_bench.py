@@ -12,7 +12,8 @@ tensors and gets the better of two formulations. One and two threads each.
 Our side is build/release/bench/bin/attention_bench --worker, which checks its output against the
 fp64 reference before it is timed; PyTorch's output is checked against fp64 here. FLOPs: 4 head_dim
 for each pair of a query and a key that it sees, causal n(n+1)/2 pairs. Bytes: K and V once.
-Ceilings are measured in the same run. Numbers are medians of alternating launches.
+Ours, PyTorch and a sample of the ceiling (fp32 FMA peak, the bf16 unit's peak, memory reads) take
+turns; numbers are medians, shares medians of neighbouring samples' ratios.
 """
 
 import argparse
@@ -131,30 +132,31 @@ def measure(worker, case, threads, budget_s):
     runs, tensors = peer_runs(case)
     for run in runs:
         peer_error = check_peer(case, run, tensors)
-    ours, peers = [], [[] for _ in runs]
+    work = float(kv_bytes if case["phase"] == "decode" else flops)
+    ours, ceilings, peers = [], [], [[] for _ in runs]
     start = time.perf_counter()
     while len(ours) < 5 or (time.perf_counter() - start < budget_s and len(ours) < 200):
+        ceilings.append(float(worker.ask("ceiling")[0]))
         ours.append(float(worker.ask("run")[0]))
         for times, run in zip(peers, runs):
             times.append(seconds_of(run))
     return dict(name=" ".join(name) + f" threads={threads}", error=float(error),
-                peer_error=peer_error, flops=float(flops), kv_bytes=float(kv_bytes),
-                ours=statistics.median(ours), peer=min(statistics.median(t) for t in peers))
+                peer_error=peer_error, ours=work / statistics.median(ours),
+                peer=work / min(statistics.median(t) for t in peers),
+                ceiling=statistics.median(ceilings),
+                of_ceiling=statistics.median(
+                    work / t / ceiling for t, ceiling in zip(ours, ceilings)))
 
 
-def row_of(case, result, ceilings):
+def row_of(case, result):
     decode = case["phase"] == "decode"
-    work = result["kv_bytes"] if decode else result["flops"]
-    ceiling = ceilings[1] if decode else ceilings[0]
-    ours, peer = work / result["ours"], work / result["peer"]
-    # The fp32 peak is no ceiling for 16-bit arithmetic.
-    has_ceiling = decode or case["dtype"] == "f32"
     return dict(bench="attention_vs_torch", case=result["name"],
                 metric="kv_read_rate" if decode else "flop_rate",
-                unit="GB/s" if decode else "GFLOP/s", ours=ours / 1e9, peer=peer / 1e9,
+                unit="GB/s" if decode else "GFLOP/s", ours=result["ours"] / 1e9,
+                peer=result["peer"] / 1e9,
                 peer_name=f"PyTorch {torch.__version__} scaled_dot_product_attention, flash",
-                ratio=ours / peer, ceiling=ceiling / 1e9 if has_ceiling else None,
-                of_ceiling=ours / ceiling if has_ceiling else None)
+                ratio=result["ours"] / result["peer"], ceiling=result["ceiling"] / 1e9,
+                of_ceiling=result["of_ceiling"])
 
 
 def head(program):
@@ -184,22 +186,18 @@ def main():
     rows = []
     with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         for threads in sorted({1, min(2, cpus)}):
-            ceilings = [float(x) for x in worker.ask(f"ceilings {threads}")]
-            print(f"\n{threads} thread(s): fp32 FMA peak {ceilings[0] / 1e9:.1f} GFLOP/s, "
-                  f"DRAM read {ceilings[1] / 1e9:.1f} GB/s")
-            print(f"{'case':<52} {'ours':>8} {'torch':>8} {'ratio':>6} {'of ceil':>7} {'error':>8} "
-                  f"{'torch':>8}")
+            print(f"\n{'case':<52} {'ours':>8} {'torch':>8} {'ratio':>6} {'ceiling':>8} "
+                  f"{'of it':>6} {'error':>8} {'torch':>8}")
             for case in [*prefill_cases(args.quick), *decode_cases(args.quick)]:
                 text = f"{case['phase']} {case['dtype']} d={case['dim']} n={case['tokens']}"
                 if args.only not in text:
                     continue
                 result = measure(worker, case, threads, args.budget_s)
-                row = row_of(case, result, ceilings)
+                row = row_of(case, result)
                 rows.append(row)
-                of_ceiling = f"{row['of_ceiling']:.2f}" if row["of_ceiling"] else "-"
                 print(f"{row['case']:<52} {row['ours']:8.1f} {row['peer']:8.1f} "
-                      f"{row['ratio']:6.2f} {of_ceiling:>7} {result['error']:8.1e} "
-                      f"{result['peer_error']:8.1e}", flush=True)
+                      f"{row['ratio']:6.2f} {row['ceiling']:8.1f} {row['of_ceiling']:6.2f} "
+                      f"{result['error']:8.1e} {result['peer_error']:8.1e}", flush=True)
     worker.close()
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

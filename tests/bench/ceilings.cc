@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/bench/ceilings.h"
 
+#include <cstdint>
+#include <cstring>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/bench/ceilings.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
@@ -54,15 +57,95 @@ uint64_t SumWords(const uint64_t* words, int64_t count) {
 }  // namespace attnd
 HWY_AFTER_NAMESPACE();
 
+#undef ATTND_HAVE_BF16
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#define ATTND_HAVE_BF16 1
+#else
+#define ATTND_HAVE_BF16 0
+#endif
+
+#if ATTND_HAVE_BF16
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16,amx-tile,amx-bf16")
+#else
+HWY_BEFORE_NAMESPACE();
+#endif
+namespace attnd {
+namespace HWY_NAMESPACE {
+
+// As FmaRounds, with vdpbf16ps.
+double DotRounds(int64_t rounds, float* result) {
+#if ATTND_HAVE_BF16
+  __m512 sum[12];
+  __m512bh ones;
+  const __m512 bits = _mm512_castsi512_ps(_mm512_set1_epi16(0x3f80));
+  std::memcpy(&ones, &bits, sizeof(ones));
+  Unroll<12>([&](auto i) { sum[i] = _mm512_setzero_ps(); });
+  for (int64_t round = 0; round < rounds; ++round) {
+    Unroll<12>([&](auto i) { sum[i] = _mm512_dpbf16_ps(sum[i], ones, ones); });
+  }
+  Unroll<11>([&](auto i) { sum[0] = _mm512_add_ps(sum[0], sum[i + 1]); });
+  *result = _mm512_reduce_add_ps(sum[0]);
+  return 64.0 * 12.0 * static_cast<double>(rounds);
+#else
+  *result = 0;
+  return 0.0 * static_cast<double>(rounds);
+#endif
+}
+
+// Four accumulators from two tiles of rows and two of columns, as in the kernel.
+double TileRounds(int64_t rounds, float* result) {
+#if ATTND_HAVE_BF16
+  struct alignas(64) Config {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  };
+  static constexpr Config kConfig;
+  alignas(64) float tile[256] = {};
+  _tile_loadconfig(&kConfig);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_loadd(4, tile, 64);
+  _tile_loadd(5, tile, 64);
+  _tile_loadd(6, tile, 64);
+  _tile_loadd(7, tile, 64);
+  for (int64_t round = 0; round < rounds; ++round) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, tile, 64);
+  asm volatile("" ::: "memory");
+  _tile_release();
+  *result = tile[0];
+  return 4.0 * 2.0 * 16.0 * 16.0 * 32.0 * static_cast<double>(rounds);
+#else
+  *result = 0;
+  return 0.0 * static_cast<double>(rounds);
+#endif
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attnd
+HWY_AFTER_NAMESPACE();
+
 #if HWY_ONCE
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 #include <utility>
+#include <vector>
 
+#include "kernels/cpu/bf16_unit.h"
 #include "tests/bench/stopwatch.h"
 
 namespace attnd {
 HWY_EXPORT(FmaRounds);
+HWY_EXPORT(DotRounds);
+HWY_EXPORT(TileRounds);
 HWY_EXPORT(SumWords);
 
 namespace bench {
@@ -71,22 +154,39 @@ volatile uint64_t g_sink;  // keeps results alive
 constexpr int64_t kSampleBytes = int64_t{256} << 20, kBufferBytes = 4 * kSampleBytes;
 }  // namespace
 
-double Ceilings::SampleFma() {
+double Ceilings::SampleFlops(double (*kernel)(int64_t rounds, float* result), int64_t rounds) {
   const int threads = pool_.num_threads();
-  constexpr int64_t kRounds = 2'500'000;
-  float result = 0;
-  const double flops = HWY_DYNAMIC_DISPATCH(FmaRounds)(1, &result) * kRounds * threads;
   double best = 0;
   for (int attempt = 0; attempt < 4; ++attempt) {
+    std::vector<double> flops(static_cast<size_t>(threads));
     const Stopwatch watch;
-    pool_.Run(threads, threads, [](int64_t, int) {
-      float ignored = 0;
-      HWY_DYNAMIC_DISPATCH(FmaRounds)(kRounds, &ignored);
-      g_sink = static_cast<uint64_t>(ignored);
+    pool_.Run(threads, threads, [&](int64_t task, int) {
+      float result = 0;
+      flops[static_cast<size_t>(task)] = kernel(rounds, &result);
+      g_sink = static_cast<uint64_t>(result);
     });
-    best = std::max(best, flops / watch.Seconds());
+    best = std::max(best, std::accumulate(flops.begin(), flops.end(), 0.0) / watch.Seconds());
   }
   return best;
+}
+
+double Ceilings::SampleFma() {
+  return SampleFlops([](int64_t n, float* r) { return HWY_DYNAMIC_DISPATCH(FmaRounds)(n, r); },
+                     2'500'000);
+}
+
+double Ceilings::SampleBf16() {
+  switch (DetectBf16Unit()) {
+    case Bf16Unit::kNone:
+      return 0;
+    case Bf16Unit::kDot:
+      return SampleFlops([](int64_t n, float* r) { return HWY_DYNAMIC_DISPATCH(DotRounds)(n, r); },
+                         2'500'000);
+    case Bf16Unit::kTile:
+      return SampleFlops([](int64_t n, float* r) { return HWY_DYNAMIC_DISPATCH(TileRounds)(n, r); },
+                         250'000);
+  }
+  return 0;
 }
 
 double Ceilings::SampleRead() {

@@ -24,11 +24,17 @@ class Ceilings {
   // fp32 FLOP/s of independent fused multiply-adds in registers; each counts as two. The
   // best of four tries.
   double SampleFma();
+  // FLOP/s of bf16 products in the registers of the unit that the backend uses (bf16_unit.h); 0
+  // where there is none. The best of four tries.
+  double SampleBf16();
   // Bytes/s of reading memory that no cache of a core holds: four streams a thread, prefetched,
   // which was the fastest of those tried (one stream, 16, other distances, other hints).
   double SampleRead();
 
  private:
+  // FLOP/s of `rounds` of a kernel that returns the FLOPs it did, on every thread.
+  double SampleFlops(double (*kernel)(int64_t rounds, float* result), int64_t rounds);
+
   ThreadPool& pool_;
   std::unique_ptr<CpuDevice> device_;  // made by the first SampleRead, with the buffer
   Buffer buffer_;
