@@ -17,7 +17,7 @@ namespace attnd {
 
 struct Capabilities {
   std::string backend;  // "cpu", "hip"
-  std::string isa;      // what it dispatches to at run time: "AVX3_SPR", "gfx1100"
+  std::string isa;      // what it dispatches to at run time: "AVX3+amx-bf16", "gfx1100"
   std::vector<std::pair<DType, DType>> dtypes;         // (q, kv)
   std::vector<std::pair<int32_t, int32_t>> head_dims;  // (k, v)
   bool any_head_dims = false;  // head_dims lists the tuned ones; others work up to max_head_dim

@@ -88,31 +88,6 @@ class ChunkFetcher {
   int64_t row_, elem_ = 0;
 };
 
-// Sums the blocks of 128 bits of a vector into one.
-template <class D>
-HWY_INLINE HWY_ATTR void StoreBlockSum(D d, hn::Vec<D> v, float* to) {
-  if constexpr (hn::MaxLanes(D()) == 4) {
-    hn::StoreU(v, d, to);
-  } else {
-    const hn::Half<D> half;
-    StoreBlockSum(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), to);
-  }
-}
-
-// Sums the lanes of four vectors into four neighbouring floats.
-HWY_INLINE HWY_ATTR void StoreFourSums(FloatVec a, FloatVec b, FloatVec c, FloatVec e, float* to) {
-  const FloatTag d;
-  const hn::Repartition<double, FloatTag> d64;
-  const auto ab =
-      hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
-  const auto ce =
-      hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
-  // In each block of 128 bits: that block's sums of a, b, c and e.
-  const FloatVec blocks = hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab, ce)),
-                                  hn::BitCast(d, hn::InterleaveUpper(d64, ab, ce)));
-  StoreBlockSum(d, blocks, to);
-}
-
 // scores[r][c .. c + 4) for kRows rows. q rows are `q_stride` apart, zeros behind dk.
 template <int kRows, class T>
 HWY_INLINE HWY_ATTR void ScoreFour(const float* q, int64_t q_stride, const T* const* k, int64_t dk,
@@ -136,7 +111,8 @@ HWY_INLINE HWY_ATTR void ScoreFour(const float* q, int64_t q_stride, const T* co
   }
   if (i < dk) step(i, [&](const T* p) HWY_ATTR { return LoadFloatsPart(d, p, dk - i); });
   Unroll<kRows>([&](auto r) HWY_ATTR {
-    StoreFourSums(sum[r][0], sum[r][1], sum[r][2], sum[r][3], scores + r * kScoreStride);
+    StoreFour(
+        sum[r], [](auto v, auto w) HWY_ATTR { return hn::Add(v, w); }, scores + r * kScoreStride);
   });
 }
 

@@ -20,6 +20,7 @@
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/row_block.h"
 #include "kernels/cpu/tile_shape.h"
+#include "kernels/cpu/unroll-inl.h"
 #include "kernels/cpu/vec_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -112,6 +113,33 @@ inline HWY_NOINLINE HWY_ATTR void MaskScores(const RowBlock& block, const ScoreB
   }
 }
 
+// Combines the blocks of 128 bits of a vector into one.
+template <class D, class Combine>
+HWY_INLINE HWY_ATTR void StoreBlocks(D d, hn::Vec<D> v, const Combine& combine, float* to) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    hn::StoreU(v, d, to);
+  } else {
+    const hn::Half<D> half;
+    StoreBlocks(half, combine(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), combine, to);
+  }
+}
+
+// Combines the lanes of each of four vectors, into four neighbouring floats.
+template <class Combine>
+HWY_INLINE HWY_ATTR void StoreFour(const FloatVec (&v)[4], const Combine& combine, float* to) {
+  const FloatTag d;
+  const hn::Repartition<double, FloatTag> d64;
+  const auto low = hn::BitCast(
+      d64, combine(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1])));
+  const auto high = hn::BitCast(
+      d64, combine(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3])));
+  // In each block of 128 bits: that block's part of all four.
+  StoreBlocks(d,
+              combine(hn::BitCast(d, hn::InterleaveLower(d64, low, high)),
+                      hn::BitCast(d, hn::InterleaveUpper(d64, low, high))),
+              combine, to);
+}
+
 // The first half of an online softmax step: max takes in the rows' scores, shift[r] is what
 // exponents are reduced by, rescale[r] what earlier results are to be multiplied by (both arrays of
 // kMaxBlockRows, the second aligned). With kWhole, max is rounded up to a whole number: so it rises
@@ -122,24 +150,33 @@ HWY_INLINE HWY_ATTR void RaiseMax(int64_t rows, const ScoreBlock& s, float facto
                                   float* shift, float* rescale) {
   const FloatTag d;
   const int64_t lanes = FloatLanes();
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* row = s.scores + r * kScoreStride;
-    FloatVec largest = hn::Set(d, kMinusInfinity);
+  // Four rows at a time; those beyond the last hold whatever was there and are not looked at.
+  HWY_ALIGN float largest[kMaxBlockRows], old_max[kMaxBlockRows];
+  for (int64_t r = 0; r < rows; r += 4) {
+    FloatVec m[4];
+    Unroll<4>([&](auto i) HWY_ATTR { m[i] = hn::Set(d, kMinusInfinity); });
     for (int64_t c = s.begin; c < s.end; c += lanes) {
-      largest = hn::Max(hn::Load(d, row + c), largest);
+      Unroll<4>([&](auto i) HWY_ATTR {
+        m[i] = hn::Max(hn::Load(d, s.scores + (r + i) * kScoreStride + c), m[i]);
+      });
     }
-    // A NaN may or may not show up here; among the weights it will in any case.
-    float score = hn::GetLane(hn::MaxOfLanes(d, largest)) * factor;
-    if (kWhole) score = std::ceil(score);
-    const float new_max = std::max(max[r], score);
-    shift[r] = new_max == kMinusInfinity ? 0.0f : new_max;  // nothing seen yet: weights are 0
-    rescale[r] = max[r] - shift[r];
-    max[r] = new_max;
+    StoreFour(
+        m, [](auto v, auto w) HWY_ATTR { return hn::Max(v, w); }, largest + r);
   }
-  std::fill(rescale + rows, rescale + RoundUp(rows, lanes), 0.0f);
+  std::copy_n(max, rows, old_max);
   for (int64_t r = 0; r < rows; r += lanes) {
-    hn::Store(Exp2(d, hn::Load(d, rescale + r)), d, rescale + r);
+    FloatVec score = hn::Mul(hn::Load(d, largest + r), hn::Set(d, factor));
+    if (kWhole) score = hn::Ceil(score);
+    // A NaN may or may not show up here; among the weights it will in any case.
+    const FloatVec old = hn::Load(d, old_max + r), raised = hn::Max(score, old);
+    // Nothing seen yet: weights are 0.
+    const auto none = hn::Eq(raised, hn::Set(d, kMinusInfinity));
+    const FloatVec reduced = hn::IfThenElse(none, hn::Zero(d), raised);
+    hn::StoreU(reduced, d, shift + r);
+    hn::Store(Exp2(d, hn::Sub(old, reduced)), d, rescale + r);
+    hn::Store(raised, d, largest + r);
   }
+  std::copy_n(largest, rows, max);
 }
 
 // The second half, a vector of a row at a time: 2^(score * factor - shift).
