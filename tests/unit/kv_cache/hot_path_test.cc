@@ -1,33 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a decode step may not do: allocate. A program of its own, since it replaces operator new.
-#include <cstdlib>
-#include <new>
-
-#include "absl/base/attributes.h"
+// What a decode step may not do: allocate.
+#include "tests/fakes/allocation_counter.h"
 #include "tests/unit/kv_cache/cache_fixture.h"
-
-namespace {
-
-thread_local int64_t allocations = 0;
-
-void* Allocate(std::size_t size) {
-  ++allocations;
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-
-// Out of line: inlined beside a `new`, free() is a mismatch to GCC's eyes.
-ABSL_ATTRIBUTE_NOINLINE void Free(void* memory) { std::free(memory); }
-
-}  // namespace
-
-void* operator new(std::size_t size) { return Allocate(size); }
-void* operator new[](std::size_t size) { return Allocate(size); }
-void operator delete(void* memory) noexcept { Free(memory); }
-void operator delete[](void* memory) noexcept { Free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { Free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { Free(memory); }
 
 namespace attnd {
 namespace {
@@ -36,10 +11,10 @@ class HotPathTest : public CacheFixture {
  protected:
   // Of Reserve, Pin and the release, without what the test itself needs.
   int64_t AllocationsOf(const LayerAccess& access) {
-    const int64_t before = allocations;
+    const int64_t before = AllocationCount();
     absl::StatusOr<PageReservation> reservation = kv_->Reserve(access);
     EXPECT_TRUE(kv_->Pin(access, *std::move(reservation)).ok());
-    return allocations - before;
+    return AllocationCount() - before;
   }
 };
 
