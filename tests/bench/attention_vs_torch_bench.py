@@ -14,6 +14,10 @@ fp64 reference before it is timed; PyTorch's output is checked against fp64 here
 for each pair of a query and a key that it sees, causal n(n+1)/2 pairs. Bytes: K and V once.
 Ours, PyTorch and a sample of the ceiling (fp32 FMA peak, the bf16 unit's peak, memory reads) take
 turns; numbers are medians, shares medians of neighbouring samples' ratios.
+
+A second table sets fp32 prefill beside standard attention, which stores the scores: matmul, mask,
+softmax, matmul. Its claims are the speed-ups that attnd set out with; the ceiling is the speed-up
+that the fp32 FMA peak would be.
 """
 
 import argparse
@@ -80,7 +84,26 @@ def decode_cases(quick):
                        tokens=tokens, causal=False)
 
 
-def peer_runs(case):
+# Times standard attention at 128, 256, 512, 1024 and 2048 tokens, head_dim 64.
+CLAIMED_SPEEDUPS = {False: (1.5, 2.3, 3.2, 4.7, 6.8), True: (1.7, 2.6, 3.7, 5.5, 8.2)}
+
+
+def standard_cases():
+    for causal, claims in CLAIMED_SPEEDUPS.items():
+        for tokens, claim in zip((128, 256, 512, 1024, 2048), claims):
+            yield claim, dict(phase="prefill", dtype="f32", batch=8, heads=8, kv_heads=8, dim=64,
+                              tokens=tokens, causal=causal)
+
+
+def standard_attention(q, k, v, causal):
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if causal:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return torch.softmax(scores, -1) @ v
+
+
+def peer_runs(case, standard=False):
     """The formulations of a case in PyTorch: functions that run it once, to the same result."""
     dtype = DTYPES[case["dtype"]]
     queries = 1 if case["phase"] == "decode" else case["tokens"]
@@ -89,7 +112,9 @@ def peer_runs(case):
     v = torch.randn(case["batch"], case["kv_heads"], case["tokens"], case["dim"]).to(dtype)
     group = case["heads"] // case["kv_heads"]
     runs = []
-    if group == 1:
+    if standard:
+        runs.append(lambda: standard_attention(q, k, v, case["causal"]))
+    elif group == 1:
         runs.append(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=case["causal"]))
     else:
         runs.append(lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
@@ -122,14 +147,14 @@ def seconds_of(run):
     return time.perf_counter() - start
 
 
-def measure(worker, case, threads, budget_s):
+def measure(worker, case, threads, budget_s, standard=False):
     """Medians of alternating launches: ours, the best formulation of the peer."""
     line = " ".join(str(w) for w in (
         "case", threads, case["phase"], case["dtype"], case["batch"], case["heads"],
         case["kv_heads"], case["dim"], case["tokens"], int(case["causal"])))
     error, flops, kv_bytes, *name = worker.ask(line)
     torch.set_num_threads(threads)
-    runs, tensors = peer_runs(case)
+    runs, tensors = peer_runs(case, standard)
     for run in runs:
         peer_error = check_peer(case, run, tensors)
     work = float(kv_bytes if case["phase"] == "decode" else flops)
@@ -148,13 +173,13 @@ def measure(worker, case, threads, budget_s):
                     work / t / ceiling for t, ceiling in zip(ours, ceilings)))
 
 
-def row_of(case, result):
+def row_of(case, result, peer="scaled_dot_product_attention, flash"):
     decode = case["phase"] == "decode"
     return dict(bench="attention_vs_torch", case=result["name"],
                 metric="kv_read_rate" if decode else "flop_rate",
                 unit="GB/s" if decode else "GFLOP/s", ours=result["ours"] / 1e9,
                 peer=result["peer"] / 1e9,
-                peer_name=f"PyTorch {torch.__version__} scaled_dot_product_attention, flash",
+                peer_name=f"PyTorch {torch.__version__} {peer}",
                 ratio=result["ours"] / result["peer"], ceiling=result["ceiling"] / 1e9,
                 of_ceiling=result["of_ceiling"])
 
@@ -198,6 +223,16 @@ def main():
                 print(f"{row['case']:<52} {row['ours']:8.1f} {row['peer']:8.1f} "
                       f"{row['ratio']:6.2f} {row['ceiling']:8.1f} {row['of_ceiling']:6.2f} "
                       f"{result['error']:8.1e} {result['peer_error']:8.1e}", flush=True)
+        for threads in sorted({1, min(2, cpus)}):
+            print(f"\n{'beside standard attention':<52} {'claim':>8} {'measured':>8} {'ceiling':>8}")
+            for claim, case in standard_cases():
+                if args.only not in f"standard n={case['tokens']}":
+                    continue
+                result = measure(worker, case, threads, args.budget_s, standard=True)
+                row = row_of(case, result, peer="matmul, softmax, matmul")
+                rows.append(row)
+                print(f"{row['case']:<52} {claim:8.1f} {row['ratio']:8.2f} "
+                      f"{result['ceiling'] / result['peer']:8.2f}", flush=True)
     worker.close()
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
