@@ -75,6 +75,8 @@ HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, 
                                     float* panels) {
   const int64_t width = 2 * FloatLanes();
   TokenWalk<T> walk = KeyWalk<T>(item.kv, kv_head), ahead = walk;
+  const int64_t row_bytes = elems * static_cast<int64_t>(sizeof(E));
+  const int64_t row_elems = row_bytes / static_cast<int64_t>(sizeof(T));
   const E zeros[kMaxHeadDim] = {};
   for (int64_t group = (keys.begin - tile_begin) / 4 * 4; group < keys.end - tile_begin;
        group += 4) {
@@ -82,7 +84,7 @@ HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, 
     for (int64_t i = 0; i < 4; ++i) {
       const int64_t key = tile_begin + group + i;
       rows[i] = keys.Contains(key) ? reinterpret_cast<const E*>(walk.At(key)) : zeros;
-      FetchAhead(ahead, key, keys, elems * static_cast<int64_t>(sizeof(E) / sizeof(T)));
+      FetchAhead(ahead, key, keys, row_elems);
     }
     TransposeFour(rows, elems, width, panels + group / width * width * depth + group % width);
   }
