@@ -224,7 +224,8 @@ def main():
                       f"{row['ratio']:6.2f} {row['ceiling']:8.1f} {row['of_ceiling']:6.2f} "
                       f"{result['error']:8.1e} {result['peer_error']:8.1e}", flush=True)
         for threads in sorted({1, min(2, cpus)}):
-            print(f"\n{'beside standard attention':<52} {'claim':>8} {'measured':>8} {'ceiling':>8}")
+            print(f"\n{'beside standard attention':<52} {'claim':>8} {'measured':>8} "
+                  f"{'ceiling':>8}")
             for claim, case in standard_cases():
                 if args.only not in f"standard n={case['tokens']}":
                     continue
