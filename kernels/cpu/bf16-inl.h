@@ -16,6 +16,7 @@
 #endif
 
 #include "hwy/highway.h"
+#include "kernels/cpu/bf16_unit.h"
 #include "kernels/cpu/tile-inl.h"
 
 #undef ATTND_HAVE_BF16
@@ -214,9 +215,11 @@ struct DotMath : PairMath {
 
   HWY_NOINLINE static void Scores(const BlockOperands& o, const ScoreBlock& s) {
     const int64_t pairs = Pairs(o.dk), depth = PaddedPairs(o.dk);
-    for (int64_t c = s.begin; c < s.end; c += kPanel) {
-      ScoreRows(o.block.rows, o.queries, o.keys + c * depth, pairs, s.scores + c);
-    }
+    WithBlockRows(o.block.rows, [&](auto rows) {
+      for (int64_t c = s.begin; c < s.end; c += kPanel) {
+        ScoreBlockRows<rows>(o.queries, o.keys + c * depth, pairs, s.scores + c);
+      }
+    });
   }
 
   HWY_NOINLINE static void AddValues(const BlockOperands& o, KeyRange keys, const float* weights,
@@ -224,11 +227,14 @@ struct DotMath : PairMath {
     ForValuePanels(
         o, keys, weights,
         [&](int64_t v, const float* w, const float* values, int64_t pairs, int64_t vectors) {
-          if (vectors == 2) {
-            ValueRows<2>(o.block.rows, w, values, pairs, rescale, o.out + v * 16, o.stride);
-          } else {
-            ValueRows<1>(o.block.rows, w, values, pairs, rescale, o.out + v * 16, o.stride);
-          }
+          float* out = o.out + v * 16;
+          WithBlockRows(o.block.rows, [&](auto rows) {
+            if (vectors == 2) {
+              ValueBlockRows<rows, 2>(w, values, pairs, rescale, out, o.stride);
+            } else {
+              ValueBlockRows<rows, 1>(w, values, pairs, rescale, out, o.stride);
+            }
+          });
         });
   }
 
@@ -242,12 +248,6 @@ struct DotMath : PairMath {
     Unroll<kBlock>([&](auto r) {
       Unroll<2>([&](auto c) { _mm512_store_ps(scores + r * kScoreStride + c * 16, sum[r][c]); });
     });
-  }
-  HWY_INLINE static void ScoreRows(int64_t rows, const float* q, const float* k, int64_t pairs,
-                                   float* scores) {
-    if (rows > 8) return ScoreBlockRows<12>(q, k, pairs, scores);
-    if (rows > 4) return ScoreBlockRows<8>(q, k, pairs, scores);
-    ScoreBlockRows<4>(q, k, pairs, scores);
   }
 
   template <int kBlock, int kVecs>
@@ -264,13 +264,6 @@ struct DotMath : PairMath {
       });
     });
   }
-  template <int kVecs>
-  HWY_INLINE static void ValueRows(int64_t rows, const float* w, const float* v, int64_t pairs,
-                                   const float* rescale, float* out, int64_t stride) {
-    if (rows > 8) return ValueBlockRows<12, kVecs>(w, v, pairs, rescale, out, stride);
-    if (rows > 4) return ValueBlockRows<8, kVecs>(w, v, pairs, rescale, out, stride);
-    ValueBlockRows<4, kVecs>(w, v, pairs, rescale, out, stride);
-  }
 };
 
 // AMX: 32 rows by 32 columns are four accumulator tiles (0 to 3) from two tiles of rows (4, 5) and
@@ -278,16 +271,7 @@ struct DotMath : PairMath {
 struct TileMath : PairMath {
   static constexpr int64_t kRows = 32;
 
-  // Every tile is 16 rows of 64 bytes.
-  HWY_NOINLINE static void Begin() {
-    struct alignas(64) Config {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    };
-    static constexpr Config kConfig;
-    _tile_loadconfig(&kConfig);
-  }
+  HWY_NOINLINE static void Begin() { _tile_loadconfig(&kTileConfig); }
   HWY_NOINLINE static void End() { _tile_release(); }
 
   // Row by row, as they are, zeros behind them.

@@ -251,7 +251,8 @@ HWY_NOINLINE HWY_ATTR void ChunkStep(const TaskArgs& args, const DecodeRows& sta
 
   const bool masked = !block.AllSee(scores.Keys());
   HWY_ALIGN float rescale[kMaxBlockRows];
-  ScoresToWeights(block, scores, masked, state.max, state.sum, rescale);
+  ShapeAndMask(block, scores, masked);
+  ScoresToWeights(block, scores, state.max, state.sum, rescale);
 
   const int64_t begin = chunk.keys.begin - chunk.begin, end = chunk.keys.end - chunk.begin;
   if (masked && !block.AllSee(chunk.keys) && !ChunkValuesFinite(chunk, dv)) {

@@ -234,11 +234,10 @@ HWY_INLINE HWY_ATTR void ShapeAndMask(const RowBlock& block, const ScoreBlock& s
   if (masked) MaskScores(block, s);
 }
 
-// Scores to weights: everything between the products.
-HWY_INLINE HWY_ATTR void ScoresToWeights(const RowBlock& block, const ScoreBlock& s, bool masked,
-                                         float* max, float* sum, float* rescale) {
+// Scores to weights, dropout included.
+HWY_INLINE HWY_ATTR void ScoresToWeights(const RowBlock& block, const ScoreBlock& s, float* max,
+                                         float* sum, float* rescale) {
   const ScoreOptions& options = block.item->options;
-  ShapeAndMask(block, s, masked);
   SoftmaxStep(block.rows, s, SoftmaxFactor(options), max, sum, rescale);
   if (options.dropout.enabled()) DropWeights(block, s);
 }

@@ -104,9 +104,7 @@ struct FloatMath {
 
   HWY_ATTR static void Weigh(const RowBlock& block, const ScoreBlock& s, float* max, float* sum,
                              float* rescale) {
-    const ScoreOptions& options = block.item->options;
-    SoftmaxStep(block.rows, s, SoftmaxFactor(options), max, sum, rescale);
-    if (options.dropout.enabled()) DropWeights(block, s);
+    ScoresToWeights(block, s, max, sum, rescale);
   }
 
   // out = out * rescale + weights . values over `keys`.

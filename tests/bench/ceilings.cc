@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h.
 #include "hwy/highway.h"
+#include "kernels/cpu/bf16_unit.h"
 #include "kernels/cpu/unroll-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -95,14 +96,8 @@ double DotRounds(int64_t rounds, float* result) {
 // Four accumulators from two tiles of rows and two of columns, as in the kernel.
 double TileRounds(int64_t rounds, float* result) {
 #if ATTND_HAVE_BF16
-  struct alignas(64) Config {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  static constexpr Config kConfig;
   alignas(64) float tile[256] = {};
-  _tile_loadconfig(&kConfig);
+  _tile_loadconfig(&kTileConfig);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -139,7 +134,6 @@ HWY_AFTER_NAMESPACE();
 #include <utility>
 #include <vector>
 
-#include "kernels/cpu/bf16_unit.h"
 #include "tests/bench/stopwatch.h"
 
 namespace attnd {
