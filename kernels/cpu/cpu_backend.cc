@@ -75,9 +75,9 @@ class CpuBackend final : public AttentionBackend {
       : pool_(device.pool()),
         machine_{options.caches, pool_.num_threads()},
         kernels_(DispatchedKernels()),
-        bf16_(std::min(options.bf16, DetectBf16Unit())),
-        attend_tile_bf16_(kernels_.attend_tile_bf16[static_cast<size_t>(bf16_)]),
-        capabilities_(CpuCapabilities(attend_tile_bf16_ == nullptr
+        bf16_(kernels_.attend_tile_dot == nullptr ? Bf16Unit::kNone
+                                                  : std::min(options.bf16, DetectBf16Unit())),
+        capabilities_(CpuCapabilities(bf16_ == Bf16Unit::kNone
                                           ? std::string(kernels_.isa)
                                           : absl::StrCat(kernels_.isa, "+", Name(bf16_)))) {
     int64_t elems = 0;
@@ -137,10 +137,17 @@ class CpuBackend final : public AttentionBackend {
     const KernelKey& key = args.params.key;
     const auto kv = static_cast<size_t>(key.kv_dtype);
     if (args.task.decode) return kernels_.attend_decode[kv];
-    const bool bf16 = key.q_dtype == DType::kBF16 && key.kv_dtype == DType::kBF16 &&
-                      key.head_dim_k % 2 == 0 && !args.item.options.dropout.enabled();
-    if (bf16 && attend_tile_bf16_ != nullptr) return attend_tile_bf16_;
-    return kernels_.attend_tile[kv];
+    if (args.item.options.dropout.enabled()) return kernels_.attend_tile[kv];
+    const bool all_bf16 = key.q_dtype == DType::kBF16 && key.kv_dtype == DType::kBF16;
+    switch (bf16_) {
+      case Bf16Unit::kTile:
+        return kernels_.attend_tile_amx[static_cast<size_t>(key.q_dtype)][kv];
+      case Bf16Unit::kDot:
+        return all_bf16 ? kernels_.attend_tile_dot : kernels_.attend_tile[kv];
+      case Bf16Unit::kNone:
+        return kernels_.attend_tile[kv];
+    }
+    return nullptr;
   }
 
   static int64_t NumAppended(const CpuPlan& plan) {
@@ -158,8 +165,7 @@ class CpuBackend final : public AttentionBackend {
   ThreadPool& pool_;
   const CpuMachine machine_;
   const CpuKernels& kernels_;
-  const Bf16Unit bf16_;
-  const CpuKernels::Attend attend_tile_bf16_;  // null where there is none
+  const Bf16Unit bf16_;  // kNone where its kernels are not compiled in
   const Capabilities capabilities_;
   std::vector<AlignedFloats> scratch_;  // one a thread of the pool
 };

@@ -7,6 +7,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h.
 #include "hwy/highway.h"
+#include "kernels/cpu/amx-inl.h"
 #include "kernels/cpu/append-inl.h"
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/decode-inl.h"
@@ -20,16 +21,26 @@ namespace HWY_NAMESPACE {
 void Merge(const MergeArgs& args) { MergeSplits(args); }
 void AppendAll(const AppendArgs& args) { Append(args); }
 
+#if ATTND_HAVE_BF16
+template <class Query>
+constexpr std::array<CpuKernels::Attend, kNumDTypes> AmxKernels() {
+  return {AttendTile<TileMath<Query, float>>, AttendTile<TileMath<Query, Half>>,
+          AttendTile<TileMath<Query, BFloat16>>};
+}
+#endif
+
+// Arrays are in the order of DType.
 const CpuKernels* Kernels() {
-  // In the order of DType.
   static constexpr CpuKernels kKernels = {
     .isa = nullptr,
     .attend_tile = {AttendTile<FloatMath<float>>, AttendTile<FloatMath<Half>>,
                     AttendTile<FloatMath<BFloat16>>},
 #if ATTND_HAVE_BF16
-    .attend_tile_bf16 = {nullptr, AttendTile<DotMath>, AttendTile<TileMath>},
+    .attend_tile_dot = AttendTile<DotMath>,
+    .attend_tile_amx = {AmxKernels<float>(), AmxKernels<Half>(), AmxKernels<BFloat16>()},
 #else
-    .attend_tile_bf16 = {},
+    .attend_tile_dot = nullptr,
+    .attend_tile_amx = {},
 #endif
     .attend_decode = {AttendDecode<float>, AttendDecode<Half>, AttendDecode<BFloat16>},
     .merge = Merge,

@@ -20,9 +20,10 @@ struct CpuKernels {
 
   const char* isa;                             // Highway's name of the target: "AVX3"
   std::array<Attend, kNumDTypes> attend_tile;  // by KV dtype
-  // Queries and KV in bf16, even head dims, no dropout: by Bf16Unit, null where not compiled in.
-  std::array<Attend, 3> attend_tile_bf16;
-  std::array<Attend, kNumDTypes> attend_decode;  // by KV dtype
+  // Those that multiply bf16, without dropout; null where not compiled in.
+  Attend attend_tile_dot;  // queries and KV in bf16, on Bf16Unit::kDot
+  std::array<std::array<Attend, kNumDTypes>, kNumDTypes> attend_tile_amx;  // by query, KV dtype
+  std::array<Attend, kNumDTypes> attend_decode;                            // by KV dtype
   void (*merge)(const MergeArgs&);
   void (*append)(const AppendArgs&);
 };

@@ -11,6 +11,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "hwy/highway.h"
@@ -28,6 +29,12 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Rows fetched ahead of the one being packed: rows of a dense tensor lie too far apart, and pages
 // in too random an order, for a hardware prefetcher to follow.
 inline constexpr int64_t kPackAhead = 16;
+
+// What is not finite, or would not be after rounding to bf16. The kernels that multiply packed
+// tiles cannot leave such numbers to the arithmetic: packing replaces them, and they are seen to
+// where they are needed.
+inline constexpr float kSpecial = 0x1.ffp127f;
+HWY_INLINE HWY_ATTR bool IsSpecial(float x) { return !(std::abs(x) < kSpecial); }
 
 // Fetches the row kPackAhead behind `token`, where there is one.
 template <class T>
@@ -65,59 +72,53 @@ HWY_INLINE HWY_ATTR void TransposeFour(const T* const (&rows)[4], int64_t dk, in
   }
 }
 
-// The keys in `keys` of a tile that begins at `tile_begin` become panels[tile /
-// width][depth][width], in columns counted from tile_begin. A row of storage is taken as `elems`
-// elements of type E, the rows of a panel behind them are zeros. Only whole groups of four columns
-// that hold a key of `keys` are written.
-template <class T, class E = T>
-HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, int64_t elems,
-                                    int64_t depth, int64_t tile_begin, KeyRange keys,
-                                    float* panels) {
+// The keys in `keys` of a tile that begins at `tile_begin` become panels[tile / width][dk][width],
+// in columns counted from tile_begin. Only whole groups of four columns that hold a key of `keys`
+// are written.
+template <class T>
+HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, int64_t dk,
+                                    int64_t tile_begin, KeyRange keys, float* panels) {
   const int64_t width = 2 * FloatLanes();
   TokenWalk<T> walk = KeyWalk<T>(item.kv, kv_head), ahead = walk;
-  const int64_t row_bytes = elems * static_cast<int64_t>(sizeof(E));
-  const int64_t row_elems = row_bytes / static_cast<int64_t>(sizeof(T));
-  const E zeros[kMaxHeadDim] = {};
+  const T zeros[kMaxHeadDim] = {};
   for (int64_t group = (keys.begin - tile_begin) / 4 * 4; group < keys.end - tile_begin;
        group += 4) {
-    const E* rows[4];
+    const T* rows[4];
     for (int64_t i = 0; i < 4; ++i) {
       const int64_t key = tile_begin + group + i;
-      rows[i] = keys.Contains(key) ? reinterpret_cast<const E*>(walk.At(key)) : zeros;
-      FetchAhead(ahead, key, keys, row_elems);
+      rows[i] = keys.Contains(key) ? walk.At(key) : zeros;
+      FetchAhead(ahead, key, keys, dk);
     }
-    TransposeFour(rows, elems, width, panels + group / width * width * depth + group % width);
-  }
-  const int64_t first = (keys.begin - tile_begin) / 4 * 4;
-  if (depth > elems) {
-    for (int64_t c = first / width * width; c < keys.end - tile_begin; c += width) {
-      std::fill_n(panels + c * depth + elems * width, (depth - elems) * width, 0.0f);
-    }
+    TransposeFour(rows, dk, width, panels + group / width * width * dk + group % width);
   }
   // A panel is read to its end.
+  const int64_t first = (keys.begin - tile_begin) / 4 * 4;
   const int64_t written = RoundUp(keys.end - tile_begin, 4);
   if (written % width != 0) {
-    float* panel = panels + written / width * width * depth;
-    for (int64_t i = 0; i < elems; ++i) {
+    float* panel = panels + written / width * width * dk;
+    for (int64_t i = 0; i < dk; ++i) {
       std::fill(panel + i * width + written % width, panel + (i + 1) * width, 0.0f);
     }
   }
   if (first % width != 0) {
-    float* panel = panels + first / width * width * depth;
-    for (int64_t i = 0; i < elems; ++i) std::fill_n(panel + i * width, first % width, 0.0f);
+    float* panel = panels + first / width * width * dk;
+    for (int64_t i = 0; i < dk; ++i) std::fill_n(panel + i * width, first % width, 0.0f);
   }
 }
 
 // The values of `keys` become panels of up to two vectors, [head_dim_v / width][key_tile][width],
-// in rows counted from tile_begin.
+// in rows counted from tile_begin; special ones become zeros. Returns whether there was none of
+// those.
 template <class T>
-HWY_NOINLINE HWY_ATTR void PackValues(const AttentionItem& item, int64_t kv_head, int64_t dv,
+HWY_NOINLINE HWY_ATTR bool PackValues(const AttentionItem& item, int64_t kv_head, int64_t dv,
                                       int64_t tile_begin, KeyRange keys, int64_t key_tile,
                                       float* panels) {
   const FloatTag d;
   const int64_t lanes = FloatLanes();
   const int64_t vectors = (dv + lanes - 1) / lanes;
+  const FloatVec bound = hn::Set(d, kSpecial);
   TokenWalk<T> walk = ValueWalk<T>(item.kv, kv_head), ahead = walk;
+  auto all_usual = hn::Eq(bound, bound);
   for (int64_t key = keys.begin; key < keys.end; ++key) {
     const T* row = walk.At(key);
     FetchAhead(ahead, key, keys, dv);
@@ -127,33 +128,35 @@ HWY_NOINLINE HWY_ATTR void PackValues(const AttentionItem& item, int64_t kv_head
           n == lanes ? LoadFloats(d, row + i * lanes) : LoadFloatsPart(d, row + i * lanes, n);
       const int64_t panel_vectors = std::min<int64_t>(2, vectors - i / 2 * 2);
       float* panel = panels + i / 2 * 2 * lanes * key_tile;
-      hn::Store(v, d, panel + ((key - tile_begin) * panel_vectors + i % 2) * lanes);
+      const auto usual = hn::Lt(hn::Abs(v), bound);
+      all_usual = hn::And(all_usual, usual);
+      hn::Store(hn::IfThenElseZero(usual, v), d,
+                panel + ((key - tile_begin) * panel_vectors + i % 2) * lanes);
     }
   }
+  return hn::AllTrue(d, all_usual);
 }
 
-// Rows of queries as [elems][kBlockRows] for the tile kernel, of `elems` elements of type E. Rows
-// that a block lacks are zeros; their scores are never looked at.
-template <class T, class E = T>
-HWY_NOINLINE HWY_ATTR void PackQueries(const RowBlock& block, int64_t elems, float* panel) {
+// Rows of queries as [dk][kBlockRows] for the tile kernel. Rows that a block lacks are zeros; their
+// scores are never looked at.
+template <class T>
+HWY_NOINLINE HWY_ATTR void PackQueries(const RowBlock& block, int64_t dk, float* panel) {
   const T* const queries = static_cast<const T*>(block.item->q.data);
   if constexpr (kBlockRows % 4 == 0) {
-    const E zeros[kMaxHeadDim] = {};
+    const T zeros[kMaxHeadDim] = {};
     for (int64_t r = 0; r < kBlockRows; r += 4) {
-      const E* rows[4];
+      const T* rows[4];
       for (int64_t i = 0; i < 4; ++i) {
-        rows[i] = r + i < block.rows
-                      ? reinterpret_cast<const E*>(queries + block.QueryOffset(r + i))
-                      : zeros;
+        rows[i] = r + i < block.rows ? queries + block.QueryOffset(r + i) : zeros;
       }
-      TransposeFour(rows, elems, kBlockRows, panel + r);
+      TransposeFour(rows, dk, kBlockRows, panel + r);
     }
   } else {
     HWY_ALIGN float row[kMaxHeadDim];
-    if (block.rows < kBlockRows) std::fill_n(panel, elems * kBlockRows, 0.0f);
+    if (block.rows < kBlockRows) std::fill_n(panel, dk * kBlockRows, 0.0f);
     for (int64_t r = 0; r < block.rows; ++r) {
-      ConvertRow(reinterpret_cast<const E*>(queries + block.QueryOffset(r)), row, elems);
-      for (int64_t i = 0; i < elems; ++i) panel[i * kBlockRows + r] = row[i];
+      ConvertRow(queries + block.QueryOffset(r), row, dk);
+      for (int64_t i = 0; i < dk; ++i) panel[i * kBlockRows + r] = row[i];
     }
   }
 }

@@ -24,30 +24,42 @@ struct Scratch {
   float* max;     // [row_tile]
   float* sum;     // [row_tile][kDimAlign]: one partial sum a lane
 
-  Scratch(float* memory, const TileShape& shape, int64_t head_dim_k, int64_t head_dim_v) {
-    float* next = memory;
-    const auto take = [&next](int64_t elems) {
-      float* taken = next;
-      next += RoundUp(elems, kDimAlign);
-      return taken;
-    };
-    const int64_t dk = RoundUp(head_dim_k, kDimAlign), dv = RoundUp(head_dim_v, kDimAlign);
-    scores = take(kMaxBlockRows * kScoreStride);
-    const int64_t rows = RoundUp(shape.row_tile, kMaxBlockRows);
-    queries = take(rows * dk);
-    keys = take(shape.key_tile * dk);
-    values = take(shape.key_tile * dv);
-    out = take(rows * dv);
-    max = take(shape.row_tile);
-    sum = take(shape.row_tile * kDimAlign);
-  }
+  Scratch(float* memory, const TileShape& shape, int64_t head_dim_k, int64_t head_dim_v)
+      : Scratch(memory, Sizes(shape, head_dim_k, head_dim_v)) {}
 
   static constexpr int64_t Elems(const TileShape& shape, int64_t head_dim_k, int64_t head_dim_v) {
-    const int64_t dims = RoundUp(head_dim_k, kDimAlign) + RoundUp(head_dim_v, kDimAlign);
-    const int64_t rows = RoundUp(shape.row_tile, kMaxBlockRows);
-    return kMaxBlockRows * kScoreStride + (rows + shape.key_tile) * dims + rows * (1 + kDimAlign) +
-           kDimAlign;
+    const Sizes sizes(shape, head_dim_k, head_dim_v);
+    return sizes.scores + sizes.queries + sizes.keys + sizes.values + sizes.out + sizes.max +
+           sizes.sum;
   }
+
+ private:
+  // Whole cache lines each. An element takes 6 bytes at most, three parts of bf16, which are packed
+  // in runs of 32 elements.
+  struct Sizes {
+    int64_t scores, queries, keys, values, out, max, sum;
+
+    constexpr Sizes(const TileShape& shape, int64_t head_dim_k, int64_t head_dim_v) {
+      const int64_t dk = RoundUp(head_dim_k, 32) * 3 / 2, dv = RoundUp(head_dim_v, kDimAlign);
+      const int64_t rows = RoundUp(shape.row_tile, kMaxBlockRows);
+      scores = kMaxBlockRows * kScoreStride;
+      queries = rows * dk;
+      keys = shape.key_tile * dk;
+      values = shape.key_tile * dv * 3 / 2;
+      out = rows * dv;
+      max = RoundUp(shape.row_tile, kDimAlign);
+      sum = shape.row_tile * kDimAlign;
+    }
+  };
+
+  Scratch(float* memory, const Sizes& sizes)
+      : scores(memory),
+        queries(scores + sizes.scores),
+        keys(queries + sizes.queries),
+        values(keys + sizes.keys),
+        out(values + sizes.values),
+        max(out + sizes.out),
+        sum(max + sizes.max) {}
 };
 
 }  // namespace attnd

@@ -31,11 +31,11 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // One tile of keys, packed.
 struct KeyTile {
-  int64_t begin;      // position of column 0
-  KeyRange keys;      // what is packed of it
-  int64_t key_tile;   // rows of a value panel
-  bool finite_known;  // whether values_finite was looked up
-  bool values_finite;
+  int64_t begin;       // position of column 0
+  KeyRange keys;       // what is packed of it
+  int64_t key_tile;    // rows of a value panel
+  bool keys_finite;    // no key IsSpecial, as far as the Math needs to know
+  bool values_finite;  // no value IsLeftOut
 };
 
 HWY_INLINE KeyRange Intersect(KeyRange a, KeyRange b) {
@@ -47,6 +47,7 @@ HWY_INLINE KeyRange Intersect(KeyRange a, KeyRange b) {
 struct BlockOperands {
   const RowBlock& block;
   const KeyTile& tile;
+  bool queries_finite;  // those of all blocks, as far as the Math needs to know
   int64_t dk, dv;
   const float* queries;
   const float* keys;
@@ -76,16 +77,18 @@ struct FloatMath {
 
   static int64_t QueryElems(int64_t dk) { return dk; }  // floats a row takes in the packed queries
 
-  HWY_ATTR static void PackBlock(const RowBlock& block, DType q_dtype, int64_t dk, float* queries) {
+  // Returns whether no query IsSpecial, where the Math needs to know.
+  HWY_ATTR static bool PackBlock(const RowBlock& block, DType q_dtype, int64_t dk, float* queries) {
     DispatchElement(q_dtype, [&](auto element)
                                  HWY_ATTR { PackQueries<decltype(element)>(block, dk, queries); });
+    return true;
   }
-  HWY_ATTR static void PackTile(const TaskArgs& args, const KeyTile& tile, float* keys,
-                                float* values) {
+  HWY_ATTR static void PackTile(const TaskArgs& args, float* keys, float* values, KeyTile& tile) {
     const int64_t dk = args.params.key.head_dim_k, dv = args.params.key.head_dim_v;
     const int32_t head = args.task.kv_head;
-    PackKeys<T>(args.item, head, dk, dk, tile.begin, tile.keys, keys);
-    PackValues<T>(args.item, head, dv, tile.begin, tile.keys, tile.key_tile, values);
+    PackKeys<T>(args.item, head, dk, tile.begin, tile.keys, keys);
+    tile.values_finite =
+        PackValues<T>(args.item, head, dv, tile.begin, tile.keys, tile.key_tile, values);
   }
 
   // Columns of scores for `keys` keys: whole vectors.
@@ -127,51 +130,40 @@ struct FloatMath {
     });
   }
 
-  // Looks through the packed values for NaN and infinity.
-  HWY_NOINLINE HWY_ATTR static bool ValuesFinite(const BlockOperands& o) {
-    const FloatTag d;
-    const int64_t lanes = FloatLanes(), vectors = (o.dv + lanes - 1) / lanes;
-    FloatVec poison = hn::Zero(d);  // 0 * x is NaN unless x is finite
-    for (int64_t panel = 0; panel < vectors; panel += 2) {
-      const int64_t width = std::min<int64_t>(2, vectors - panel) * lanes;
-      const float* rows = o.values + panel * lanes * o.tile.key_tile;
-      for (int64_t i = (o.tile.keys.begin - o.tile.begin) * width;
-           i < (o.tile.keys.end - o.tile.begin) * width; i += lanes) {
-        poison = hn::MulAdd(hn::Load(d, rows + i), hn::Zero(d), poison);
-      }
-    }
-    return hn::AllTrue(d, hn::Eq(poison, hn::Zero(d)));
-  }
+  // Values that packing replaces by zero.
+  static bool IsLeftOut(float value) { return IsSpecial(value); }
 
-  // As AddValues where a masked tile holds NaN or infinity: a weight of zero would not keep them
-  // out, so keys that a row does not see are left out of its sum.
-  HWY_NOINLINE HWY_ATTR static void SelectValues(const BlockOperands& o, KeyRange keys,
-                                                 const float* weights, const float* rescale) {
-    const FloatTag d;
-    const int64_t lanes = FloatLanes(), vectors = (o.dv + lanes - 1) / lanes;
-    for (int64_t r = 0; r < o.block.rows; ++r) {
-      for (int64_t v = 0; v < vectors; ++v) {
-        const int64_t width = std::min<int64_t>(2, vectors - v / 2 * 2) * lanes;
-        const float* column = o.values + v / 2 * 2 * lanes * o.tile.key_tile + v % 2 * lanes;
-        FloatVec sum = hn::Zero(d);
-        for (int64_t key = keys.begin; key < keys.end; ++key) {
-          if (!o.block.Sees(r, key)) continue;
-          const int64_t c = key - o.tile.begin;
-          const FloatVec weight = hn::Set(d, weights[r * kScoreStride + c]);
-          sum = hn::MulAdd(weight, hn::Load(d, column + c * width), sum);
-        }
-        float* to = o.out + r * o.stride + v * lanes;
-        hn::Store(hn::MulAdd(hn::Load(d, to), hn::Set(d, rescale[r]), sum), d, to);
+  // Column c of a row of weights.
+  static float Weight(const float* row, int64_t c) { return row[c]; }
+};
+
+// Values that a Math leaves out, special ones above all, were packed as zeros: 0 * NaN is NaN, and
+// rows of a block see different keys. Here they join the rows that see them.
+template <class Math>
+HWY_NOINLINE HWY_ATTR void AddSpecialValues(const BlockOperands& o, KeyRange keys,
+                                            const float* weights) {
+  using T = typename Math::Storage;
+  HWY_ALIGN float row[kMaxHeadDim];
+  TokenWalk<T> walk = ValueWalk<T>(o.block.item->kv, o.block.kv_head);
+  for (int64_t key = keys.begin; key < keys.end; ++key) {
+    ConvertRow(walk.At(key), row, o.dv);
+    for (int64_t i = 0; i < o.dv; ++i) {
+      if (!Math::IsLeftOut(row[i])) continue;
+      for (int64_t r = 0; r < o.block.rows; ++r) {
+        if (!o.block.Sees(r, key)) continue;
+        o.out[r * o.stride + i] +=
+            Math::Weight(weights + r * kScoreStride, key - o.tile.begin) * row[i];
       }
     }
   }
-};
+}
 
 // One block of rows against one packed tile.
 template <class Math>
-HWY_NOINLINE HWY_ATTR void BlockStep(const BlockOperands& o, KeyTile& tile, float* score_buffer,
-                                     float* max, float* sum) {
+HWY_NOINLINE HWY_ATTR void BlockStep(const BlockOperands& o, float* score_buffer, float* max,
+                                     float* sum) {
   const RowBlock& block = o.block;
+  const KeyTile& tile = o.tile;
   const int64_t panel = 2 * FloatLanes();
   const KeyRange keys = Intersect(block.Hull(), tile.keys);
   if (keys.empty()) return;
@@ -179,21 +171,11 @@ HWY_NOINLINE HWY_ATTR void BlockStep(const BlockOperands& o, KeyTile& tile, floa
   const ScoreBlock scores{score_buffer, tile.begin, (keys.begin - tile.begin) / panel * panel,
                           Math::ScoreColumns(keys.end - tile.begin)};
   Math::Scores(o, scores);
-  const bool masked = !block.AllSee(scores.Keys());
-  ShapeAndMask(block, scores, masked);
+  ShapeAndMask(block, scores, /*masked=*/!block.AllSee(scores.Keys()));
   HWY_ALIGN float rescale[kMaxBlockRows];
   Math::Weigh(block, scores, max, sum, rescale);
-
-  const bool uneven = masked && !block.AllSee(keys);
-  if (uneven && !tile.finite_known) {
-    tile.values_finite = Math::ValuesFinite(o);
-    tile.finite_known = true;
-  }
-  if (uneven && !tile.values_finite) {
-    Math::SelectValues(o, keys, score_buffer, rescale);
-  } else {
-    Math::AddValues(o, keys, score_buffer, rescale);
-  }
+  Math::AddValues(o, keys, score_buffer, rescale);
+  if (!tile.values_finite) AddSpecialValues<Math>(o, keys, score_buffer);
 }
 
 // Brings the next tile's rows into L2 a few at a time, in step with the blocks of the current one:
@@ -239,8 +221,9 @@ HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
   const auto queries_at = [&](int64_t row) { return scratch.queries + row * Math::QueryElems(dk); };
 
   Math::Begin();
+  bool queries_finite = true;
   for (int64_t row = 0; row < rows; row += Math::kRows) {
-    Math::PackBlock(block_at(row), key.q_dtype, dk, queries_at(row));
+    queries_finite &= Math::PackBlock(block_at(row), key.q_dtype, dk, queries_at(row));
   }
   std::fill_n(scratch.out, RoundUp(rows, Math::kRows) * stride, 0.0f);
   std::fill_n(scratch.max, rows, kMinusInfinity);
@@ -249,15 +232,16 @@ HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
   const int64_t key_tile = args.shape.key_tile;
   for (int64_t begin = task.keys.begin / key_tile * key_tile; begin < task.keys.end;
        begin += key_tile) {
-    KeyTile tile{begin, Intersect(task.keys, {begin, begin + key_tile}), key_tile, false, true};
+    KeyTile tile{begin, Intersect(task.keys, {begin, begin + key_tile}), key_tile, true, true};
     const int64_t next = begin + key_tile;
     TileFetcher<typename Math::Storage> fetcher(args, Intersect(task.keys, {next, next + key_tile}),
                                                 (rows + Math::kRows - 1) / Math::kRows);
-    Math::PackTile(args, tile, scratch.keys, scratch.values);
+    Math::PackTile(args, scratch.keys, scratch.values, tile);
     for (int64_t row = 0; row < rows; row += Math::kRows) {
       const RowBlock block = block_at(row);
       const BlockOperands operands{block,
                                    tile,
+                                   queries_finite,
                                    dk,
                                    dv,
                                    queries_at(row),
@@ -265,8 +249,7 @@ HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
                                    scratch.values,
                                    scratch.out + row * stride,
                                    stride};
-      BlockStep<Math>(operands, tile, scratch.scores, scratch.max + row,
-                      scratch.sum + row * kDimAlign);
+      BlockStep<Math>(operands, scratch.scores, scratch.max + row, scratch.sum + row * kDimAlign);
       fetcher.Step();
     }
   }

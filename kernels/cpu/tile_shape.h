@@ -19,10 +19,10 @@ namespace attnd {
 inline constexpr int64_t kMaxBlockRows = 32;
 inline constexpr int64_t kRowTileUnit = 48;
 
-// Most keys of a tile. Score rows have a fixed stride, a little longer than that, so that the rows
-// of a block do not fall into the same cache sets.
+// Most keys of a tile. Score rows have a fixed stride: room for weights in three parts of bf16, and
+// a little longer, so that the rows of a block do not fall into the same cache sets.
 inline constexpr int64_t kMaxKeyTile = 256;
-inline constexpr int64_t kScoreStride = kMaxKeyTile + 16;
+inline constexpr int64_t kScoreStride = kMaxKeyTile * 3 / 2 + 16;
 
 // Head dims in buffers are rounded up to this many fp32 elements: the widest vector.
 inline constexpr int64_t kDimAlign = 16;
