@@ -18,16 +18,25 @@ namespace attnd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The larger of `bound` and x; NaN where x is NaN. On x86 the order of the operands decides that
-// (maxps returns its second operand), on NEON any order does.
+// The larger of `bound` and x; NaN where x is NaN. On x86 the order of the operands decides that:
+// maxps returns its second operand. Highway's maximum of AArch64 is fmaxnm, which prefers a number
+// to a NaN whatever the order; fmax does not.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V AtLeast(D, V bound, V x) {
+#if HWY_ARCH_ARM_A64
+  return V(vmaxq_f32(bound.raw, x.raw));
+#else
   return hn::Max(bound, x);
+#endif
 }
 
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V AtMost(D, V bound, V x) {
+#if HWY_ARCH_ARM_A64
+  return V(vminq_f32(bound.raw, x.raw));
+#else
   return hn::Min(bound, x);
+#endif
 }
 
 // 2^x for x <= 127: relative error below 1.5e-7, exactly 1 at 0, and 0 below -126.5. x = n + f with
