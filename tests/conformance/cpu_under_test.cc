@@ -20,6 +20,7 @@ BackendUnderTest MakeCpu(int num_threads, const CpuBackendOptions& options) {
   return under_test;
 }
 
+#if HWY_ARCH_X86
 BackendFactory OnTarget(const char* name, int64_t target) {
   return {name,
           [target](int num_threads) {
@@ -31,6 +32,7 @@ BackendFactory OnTarget(const char* name, int64_t target) {
           },
           /*every_cell=*/false};
 }
+#endif
 
 const bool kRegistered = [] {
   RegisterBackend({"Cpu", [](int num_threads) { return MakeCpu(num_threads, {}); }});
