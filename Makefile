@@ -12,18 +12,18 @@ PRESET ?= release
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: help deps python-env build demo test bench lint format asan tsan ci-full clean
+.PHONY: help deps python-env build demo test bench lint format asan tsan neon ci-full clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 deps: ## Install the Debian packages that are missing
-	@scripts/install_deps.sh
+	@scripts/install_deps.sh $(filter neon,$(PRESET))
 
 python-env: deps ## Make .venv for the Python client and tests
 	@scripts/python_env.sh
 
-build: deps ## Build Release into build/release (PRESET=debug, asan-ubsan, tsan or clang: another)
+build: deps ## Build Release into build/release (or PRESET=debug, asan-ubsan, tsan, clang, neon)
 	@scripts/build.sh $(PRESET) $(JOBS)
 
 demo: build ## Run a language model with every attention call served by attnd
@@ -46,6 +46,9 @@ asan: ## Build with ASan and UBSan and run the C++ tests
 
 tsan: ## Build with TSan and run the C++ tests
 	@$(MAKE) --no-print-directory test PRESET=tsan
+
+neon: ## Cross-compile the kernels for AArch64 and run their tests under qemu-user
+	@$(MAKE) --no-print-directory test PRESET=neon
 
 ci-full: ## All that .ci/run does without its budgets, the slow sanitized tests, and the demo
 	@scripts/ci.sh --full

@@ -67,7 +67,7 @@ endfunction()
 # One GoogleTest program, and one ctest entry that runs all of it. DISCOVER makes an entry of each
 # TEST instead (for few, slow ones); SHARDS n makes n entries that share the cases out between them.
 # Tests find the programs that they start under $ATTND_BIN_DIR. The timeout, 120 s unless told, is
-# five times as long under a sanitizer.
+# five times as long under a sanitizer or an emulator.
 function(attnd_test NAME)
   if(NOT ATTND_BUILD_TESTS)
     return()
@@ -83,7 +83,7 @@ function(attnd_test NAME)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  if(NOT ATTND_SANITIZE STREQUAL "none")
+  if(CMAKE_CROSSCOMPILING OR NOT ATTND_SANITIZE STREQUAL "none")
     math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 5")
   endif()
   set(env "ATTND_BIN_DIR=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}" ${ATTND_TEST_ENVIRONMENT})

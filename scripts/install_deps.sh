@@ -5,10 +5,24 @@
 # are there. Exit code 0: all present; 1: something is missing and could not be installed.
 #
 #   scripts/install_deps.sh           what `make build`, `make test` and `make demo` need
-#   scripts/install_deps.sh --check   only say what is missing
+#   scripts/install_deps.sh neon      what the preset `neon` needs on top: the cross compiler, the
+#                                     emulator, and the arm64 libraries of arm64_sysroot.sh
+#   scripts/install_deps.sh --check [neon]   only say what is missing
 set -euo pipefail
 
-readonly packages=(
+check=() neon=
+for argument in "$@"; do
+  case "$argument" in
+  --check) check=(--check) ;;
+  neon) neon=1 ;;
+  *)
+    echo "usage: scripts/install_deps.sh [--check] [neon]" >&2
+    exit 1
+    ;;
+  esac
+done
+
+packages=(
   # Toolchain.
   build-essential cmake ninja-build ccache pkg-config git
   # gRPC, protobuf and what they are used with.
@@ -22,6 +36,8 @@ readonly packages=(
   # The Python client's virtual environment.
   python3 python3-venv
 )
+[[ -z $neon ]] || packages+=(g++-aarch64-linux-gnu qemu-user)
+readonly packages
 
 say() { printf 'install_deps: %s\n' "$*" >&2; }
 
@@ -44,6 +60,12 @@ list_installed() {
     sed -n 's/^installed //p'
 }
 
+# The last step. Nothing of it is installed, so it needs no root.
+finish() {
+  [[ -z $neon ]] || "$(dirname "$0")/arm64_sysroot.sh" "${check[@]}"
+  exit
+}
+
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
   die "this is not Debian (no apt-get). attnd is built on Debian 12 or later; elsewhere install" \
     "the equivalents of: ${packages[*]}"
@@ -52,9 +74,9 @@ fi
 installed="$(list_installed)"
 mapfile -t missing < <(missing_packages)
 if [[ ${#missing[@]} -eq 0 ]]; then
-  exit 0
+  finish
 fi
-if [[ "${1:-}" == --check ]]; then
+if [[ ${#check[@]} -gt 0 ]]; then
   die "missing: ${missing[*]}"
 fi
 
@@ -86,3 +108,4 @@ installed="$(list_installed)"
 mapfile -t missing < <(missing_packages)
 [[ ${#missing[@]} -eq 0 ]] || die "still missing after installation: ${missing[*]}"
 say "done"
+finish
