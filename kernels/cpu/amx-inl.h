@@ -120,7 +120,8 @@ struct TileMath : PairMath<Query, Key> {
     }
   }
 
-  // One part of each: `steps` tiles along the depth.
+  // One part of each: `steps` tiles along the depth. Columns pass by once a block: they are not to
+  // displace the rest in L1.
   HWY_INLINE static void AddProducts(bool all_rows, bool all_columns, const TileOperand& a,
                                      const float* a_tile, const TileOperand& b, const float* b_tile,
                                      int64_t steps) {
@@ -128,10 +129,10 @@ struct TileMath : PairMath<Query, Key> {
     const auto b_bytes = static_cast<size_t>(b.stride) * 4;
     for (int64_t t = 0; t < steps; ++t, a_tile += a.step, b_tile += b.step) {
       _tile_loadd(4, a_tile, a_bytes);
-      _tile_loadd(6, b_tile, b_bytes);
+      _tile_stream_loadd(6, b_tile, b_bytes);
       _tile_dpbf16ps(0, 4, 6);
       if (all_columns) {
-        _tile_loadd(7, b_tile + 16, b_bytes);
+        _tile_stream_loadd(7, b_tile + 16, b_bytes);
         _tile_dpbf16ps(1, 4, 7);
       }
       if (all_rows) {

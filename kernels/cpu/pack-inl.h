@@ -34,7 +34,7 @@ inline constexpr int64_t kPackAhead = 16;
 // tiles cannot leave such numbers to the arithmetic: packing replaces them, and they are seen to
 // where they are needed.
 inline constexpr float kSpecial = 0x1.ffp127f;
-HWY_INLINE HWY_ATTR bool IsSpecial(float x) { return !(std::abs(x) < kSpecial); }
+inline bool IsSpecial(float x) { return !(std::abs(x) < kSpecial); }
 
 // Fetches the row kPackAhead behind `token`, where there is one.
 template <class T>
