@@ -157,6 +157,46 @@ std::vector<CaseSpec> Workloads() {
   return specs;
 }
 
+double MedianSeconds(Measured& measured) {
+  std::vector<double> seconds;
+  double total = 0;
+  while (seconds.size() < 5 || (total < 0.5 && seconds.size() < 100)) {
+    seconds.push_back(measured.Run());
+    total += seconds.back();
+  }
+  return Quantile(seconds, 50);
+}
+
+// One item of 32k tokens among 63 of 128, beside the long one and the short ones on their own.
+void MeasureUneven(int threads, Report& report) {
+  const CaseSpec base = {.dtype = DType::kBF16, .tokens = 128};
+  for (bool decode : {true, false}) {
+    CaseSpec whole = base, one = base, rest = base;
+    for (CaseSpec* spec : {&whole, &one, &rest}) {
+      spec->decode = decode;
+      spec->causal = !decode;
+      if (decode) spec->query_heads = 32, spec->head_dim = 128;
+    }
+    whole.batch = 64, whole.first_tokens = 32768;
+    one.batch = 1, one.tokens = 32768;
+    rest.batch = 63;
+    double seconds[3];
+    for (const auto& [spec, at] : {std::pair(whole, 0), std::pair(one, 1), std::pair(rest, 2)}) {
+      Measured measured(spec, threads);
+      measured.VerifyOrDie();
+      seconds[at] = MedianSeconds(measured);
+    }
+    const double ratio = seconds[0] / (seconds[1] + seconds[2]);
+    std::printf("%-58s %9.3f ms, alone %9.3f and %7.3f ms: %.2f of their sum\n",
+                Describe(whole).c_str(), seconds[0] * 1e3, seconds[1] * 1e3, seconds[2] * 1e3,
+                ratio);
+    report.Keep({.name = Describe(whole) + " threads=" + std::to_string(threads),
+                 .metric = "of_sum_of_parts",
+                 .unit = "ratio",
+                 .ours = ratio});
+  }
+}
+
 int RunTable(int argc, const char* const* argv) {
   Report report("attention_bench", argc, argv);
   report.SetDevice(MakeCpuDevice({.num_threads = 1})->info().name);
@@ -189,6 +229,7 @@ int RunTable(int argc, const char* const* argv) {
                    .ceiling = 0,
                    .of_ceiling = 0});
     }
+    MeasureUneven(threads, report);
   }
   return report.Finish();
 }

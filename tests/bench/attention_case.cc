@@ -44,6 +44,8 @@ void FillNormal(DType dtype, std::byte* data, int64_t elems, uint64_t seed) {
   }
 }
 
+int64_t PagesOf(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
 }  // namespace
 
 std::string Describe(const CaseSpec& spec) {
@@ -51,18 +53,25 @@ std::string Describe(const CaseSpec& spec) {
   text << (spec.decode ? "decode " : "prefill ") << Name(spec.dtype) << " b=" << spec.batch
        << " h=" << spec.query_heads << "/" << spec.kv_heads << " d=" << spec.head_dim
        << " n=" << spec.tokens << (spec.causal ? " causal" : "");
+  if (spec.first_tokens > 0) text << " first=" << spec.first_tokens;
   return text.str();
 }
 
 double NeededFlops(const CaseSpec& spec) {
-  const auto n = static_cast<double>(spec.tokens);
-  const double pairs = spec.decode ? n : spec.causal ? n * (n + 1) / 2 : n * n;
-  return 4.0 * static_cast<double>(spec.batch) * spec.query_heads * spec.head_dim * pairs;
+  double pairs = 0;
+  for (int64_t item = 0; item < spec.batch; ++item) {
+    const auto n = static_cast<double>(spec.TokensOf(item));
+    pairs += spec.decode ? n : spec.causal ? n * (n + 1) / 2 : n * n;
+  }
+  return 4.0 * spec.query_heads * spec.head_dim * pairs;
 }
 
 double NeededKvBytes(const CaseSpec& spec) {
-  return 2.0 * static_cast<double>(spec.batch) * spec.kv_heads * spec.head_dim *
-         static_cast<double>(spec.tokens) * static_cast<double>(SizeOf(spec.dtype));
+  double tokens = 0;
+  for (int64_t item = 0; item < spec.batch; ++item) {
+    tokens += static_cast<double>(spec.TokensOf(item));
+  }
+  return 2.0 * spec.kv_heads * spec.head_dim * tokens * static_cast<double>(SizeOf(spec.dtype));
 }
 
 AttentionCase::AttentionCase(const CaseSpec& spec, int num_threads)
@@ -81,10 +90,13 @@ AttentionCase::AttentionCase(const CaseSpec& spec, int num_threads)
 
 void AttentionCase::MakeTensors() {
   const auto size = static_cast<int64_t>(SizeOf(spec_.dtype));
-  const int64_t queries = spec_.decode ? 1 : spec_.tokens;
-  const int64_t q_elems = spec_.batch * spec_.query_heads * queries * spec_.head_dim;
-  const int64_t padded = (spec_.tokens + kPageTokens - 1) / kPageTokens * kPageTokens;
-  const int64_t kv_elems = 2 * spec_.batch * spec_.kv_heads * padded * spec_.head_dim;
+  int64_t queries = 0, pages = 0;
+  for (int64_t b = 0; b < spec_.batch; ++b) {
+    queries += spec_.decode ? 1 : spec_.TokensOf(b);
+    pages += PagesOf(spec_.TokensOf(b));
+  }
+  const int64_t q_elems = spec_.query_heads * queries * spec_.head_dim;
+  const int64_t kv_elems = 2 * spec_.kv_heads * pages * kPageTokens * spec_.head_dim;
   q_ = AllocateOrDie(*device_, q_elems * size);
   out_ = AllocateOrDie(*device_, q_elems * size);
   kv_ = AllocateOrDie(*device_, kv_elems * size);
@@ -95,19 +107,22 @@ void AttentionCase::MakeTensors() {
 
 void AttentionCase::MakeItems() {
   const auto size = static_cast<int64_t>(SizeOf(spec_.dtype));
-  const int64_t queries = spec_.decode ? 1 : spec_.tokens, d = spec_.head_dim;
-  const int64_t pages = (spec_.tokens + kPageTokens - 1) / kPageTokens;
-  std::vector<uint64_t> order(static_cast<size_t>(spec_.batch * pages));
+  const int64_t d = spec_.head_dim;
+  int64_t all_pages = 0;
+  for (int64_t b = 0; b < spec_.batch; ++b) all_pages += PagesOf(spec_.TokensOf(b));
+  std::vector<uint64_t> order(static_cast<size_t>(all_pages));
   std::iota(order.begin(), order.end(), uint64_t{0});
   std::shuffle(order.begin(), order.end(), std::mt19937_64(3));
   const int64_t half_page = spec_.kv_heads * kPageTokens * d;  // K or V of a page, elements
   page_offsets_.resize(static_cast<size_t>(spec_.batch));
+  int64_t q_offset = 0, first_page = 0;
   for (int64_t b = 0; b < spec_.batch; ++b) {
+    const int64_t tokens = spec_.TokensOf(b), queries = spec_.decode ? 1 : tokens;
+    const int64_t pages = PagesOf(tokens);
     AttentionItem item;
     item.query_len = queries;
-    item.kv_len = spec_.tokens;
-    item.start_position = spec_.tokens - queries;
-    const int64_t q_offset = b * spec_.query_heads * queries * d * size;
+    item.kv_len = tokens;
+    item.start_position = tokens - queries;
     item.q = {q_.data() + q_offset, d, queries * d};
     item.out = {out_.data() + q_offset, d, queries * d};
     item.options.softmax_scale = 1.0f / std::sqrt(static_cast<float>(d));
@@ -115,7 +130,7 @@ void AttentionCase::MakeItems() {
     std::vector<uint64_t>& offsets = page_offsets_[static_cast<size_t>(b)];
     if (spec_.decode) {
       for (int64_t page = 0; page < pages; ++page) {
-        offsets.push_back(order[static_cast<size_t>(b * pages + page)] *
+        offsets.push_back(order[static_cast<size_t>(first_page + page)] *
                           static_cast<uint64_t>(2 * half_page * size));
       }
       item.kv = {kv_.data(),      kv_.data() + half_page * size,
@@ -123,14 +138,14 @@ void AttentionCase::MakeItems() {
                  kPageTokens * d, d,
                  kPageTokens * d, d};
     } else {
-      const int64_t tensor = spec_.kv_heads * spec_.tokens * d * size;
-      offsets.push_back(static_cast<uint64_t>(b * 2 * tensor));
-      item.kv = {kv_.data(),       kv_.data() + tensor,
-                 offsets.data(),   spec_.tokens,
-                 spec_.tokens * d, d,
-                 spec_.tokens * d, d};
+      const int64_t tensor = spec_.kv_heads * tokens * d * size;
+      offsets.push_back(static_cast<uint64_t>(first_page * 2 * half_page * size));
+      item.kv = {kv_.data(), kv_.data() + tensor, offsets.data(), tokens, tokens * d, d, tokens * d,
+                 d};
     }
     items_.push_back(item);
+    q_offset += spec_.query_heads * queries * d * size;
+    first_page += pages;
   }
 }
 

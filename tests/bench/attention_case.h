@@ -27,9 +27,14 @@ struct CaseSpec {
   int32_t query_heads = 8;
   int32_t kv_heads = 8;
   int32_t head_dim = 64;
-  int64_t tokens = 1024;  // prefill: queries and keys; decode: keys
+  int64_t tokens = 1024;     // prefill: queries and keys; decode: keys
+  int64_t first_tokens = 0;  // those of the first item, where not as many
   bool causal = false;
   bool decode = false;
+
+  int64_t TokensOf(int64_t item) const {
+    return item == 0 && first_tokens > 0 ? first_tokens : tokens;
+  }
 };
 
 std::string Describe(const CaseSpec& spec);  // "prefill f32 b=8 h=8/8 d=64 n=1024 causal"

@@ -4,8 +4,8 @@
 
     .venv/bin/python tests/bench/attention_vs_torch_bench.py --json build/bench/vs_torch.json
 
-Workloads: prefill, batch 8, 8 heads, head_dim 64 and 128, causal and not, 128 to 2048 tokens, fp32
-and bf16; decode with 32 query and 8 KV heads, head_dim 128, fp16 and bf16 KV. Ours reads the same
+Workloads: prefill, batch 8, 8 heads, head_dim 64 and 128, causal and not, 128 to 2048 tokens, fp32,
+fp16 and bf16; decode with 32 query and 8 KV heads, head_dim 128, fp16 and bf16 KV. Ours reads the same
 dense layout in prefill and 16-token pages in random order in decode, where PyTorch reads contiguous
 tensors and gets the better of two formulations. One and two threads each.
 
@@ -17,7 +17,9 @@ turns; numbers are medians, shares medians of neighbouring samples' ratios.
 
 A second table sets fp32 prefill beside standard attention, which stores the scores: matmul, mask,
 softmax, matmul. Its claims are the speed-ups that attnd set out with; the ceiling is the speed-up
-that the fp32 FMA peak would be.
+that the fp32 FMA peak would be. A third table sets the memory that an attention takes, its queries,
+keys, values and outputs included, beside standard attention's: peak resident bytes above those
+before the case. The ceiling is what queries, keys, values and outputs alone would save.
 """
 
 import argparse
@@ -67,7 +69,7 @@ class Worker:
 
 
 def prefill_cases(quick):
-    for dtype in ("f32", "bf16"):
+    for dtype in ("f32", "f16", "bf16"):
         for dim in (64, 128):
             for causal in (False, True):
                 for tokens in (128, 512, 2048) if quick else (128, 256, 512, 1024, 2048):
@@ -93,6 +95,54 @@ def standard_cases():
         for tokens, claim in zip((128, 256, 512, 1024, 2048), claims):
             yield claim, dict(phase="prefill", dtype="f32", batch=8, heads=8, kv_heads=8, dim=64,
                               tokens=tokens, causal=causal)
+
+
+# What was claimed to be saved of standard attention's memory, batch 8, 8 heads, head_dim 64, fp32.
+CLAIMED_SAVINGS = {1024: 0.74, 2048: 0.86, 4096: 0.93}
+
+
+def resident_bytes(process, field):
+    with open(f"/proc/{process}/status", encoding="utf-8") as status:
+        line = next(line for line in status if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def peak_bytes(process, run):
+    """What `run` adds, at its highest, to the resident memory of a process."""
+    before = resident_bytes(process, "VmRSS")
+    pathlib.Path(f"/proc/{process}/clear_refs").write_text("5", encoding="utf-8")
+    run()
+    return resident_bytes(process, "VmHWM") - before
+
+
+def standard_once(tokens):
+    q, k, v = (torch.randn(8, 8, tokens, 64) for _ in range(3))
+    return standard_attention(q, k, v, False)
+
+
+def standard_peak(tokens):
+    """In a process of its own, so that nothing that an allocator keeps is counted or missing."""
+    def run(n):
+        q, k, v = (torch.randn(8, 8, n, 64) for _ in range(3))
+        return standard_attention(q, k, v, False)
+
+    run(16)
+    return peak_bytes("self", lambda: run(tokens))
+
+
+def saving_row(program, tokens):
+    worker = Worker(program)
+    worker.ask("case 1 prefill f32 8 8 8 64 16 0")
+    case = f"case 1 prefill f32 8 8 8 64 {tokens} 0"
+    ours = peak_bytes(worker.process.pid, lambda: worker.ask(case))
+    worker.close()
+    peer = int(subprocess.run([sys.executable, __file__, "--standard_peak", str(tokens)],
+                              text=True, capture_output=True, check=True).stdout)
+    tensors = 4 * 8 * 8 * tokens * 64 * 4
+    return dict(bench="attention_vs_torch", case=f"prefill f32 b=8 h=8/8 d=64 n={tokens}",
+                metric="peak_memory", unit="MiB", ours=ours / 2**20, peer=peer / 2**20,
+                peer_name=f"PyTorch {torch.__version__} matmul, softmax, matmul",
+                ratio=1 - ours / peer, ceiling=1 - tensors / peer)
 
 
 def standard_attention(q, k, v, causal):
@@ -203,8 +253,14 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer sizes")
     parser.add_argument("--budget_s", type=float, default=2.0, help="seconds a case")
     parser.add_argument("--only", default="", help="cases whose description contains this")
+    parser.add_argument("--standard_peak", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.manual_seed(0)
+    if args.standard_peak:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            print(standard_peak(args.standard_peak))
+        return
 
     worker = Worker(args.program)
     cpus = len(os.sched_getaffinity(0))
@@ -235,6 +291,14 @@ def main():
                 print(f"{row['case']:<52} {claim:8.1f} {row['ratio']:8.2f} "
                       f"{result['ceiling'] / result['peer']:8.2f}", flush=True)
     worker.close()
+    if args.only in "memory":
+        print(f"\n{'peak memory, MiB':<52} {'ours':>8} {'torch':>8} {'claim':>8} "
+              f"{'measured':>8} {'ceiling':>8}")
+        for tokens, claim in CLAIMED_SAVINGS.items():
+            row = saving_row(args.program, tokens)
+            rows.append(row)
+            print(f"{row['case']:<52} {row['ours']:8.1f} {row['peer']:8.1f} {claim:8.2f} "
+                  f"{row['ratio']:8.2f} {row['ceiling']:8.2f}", flush=True)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(dict(head=head(args.program), rows=rows), indent=1) + "\n",
