@@ -44,12 +44,12 @@ struct TileMath : PairMath<Query, Key> {
   HWY_NOINLINE static bool PackBlock(const RowBlock& block, DType, int64_t dk, float* queries) {
     const int64_t row_elems = Base::QueryElems(dk);
     const auto* q = static_cast<const Query*>(block.item->q.data);
-    bool finite = true;
+    bool left_out = false;
     for (int64_t r = 0; r < block.rows; ++r) {
-      finite &= SplitRow<Query, kChecked>(q + block.QueryOffset(r), dk, queries + r * row_elems);
+      left_out |= SplitRow<Query, kChecked>(q + block.QueryOffset(r), dk, queries + r * row_elems);
     }
     std::fill(queries + block.rows * row_elems, queries + kRows * row_elems, 0.0f);
-    return finite;
+    return left_out;
   }
 
   HWY_NOINLINE static void Scores(const BlockOperands& o, const ScoreBlock& s) {
@@ -62,7 +62,7 @@ struct TileMath : PairMath<Query, Key> {
       Multiply(o.block.rows > 16, true, q, k, depth, kScoreOrder, s.scores + c, kScoreStride);
     }
     Fence();
-    if (kChecked && !(o.queries_finite && o.tile.keys_finite)) SpecialScores<Query, Key>(o, s);
+    if (o.queries_left_out || o.tile.keys_left_out) LeftOutScores<Query, Key>(o, s);
   }
 
   HWY_NOINLINE static void AddValues(const BlockOperands& o, KeyRange keys, const float* weights,

@@ -70,7 +70,7 @@ struct DotMath : PairMath<BFloat16, BFloat16> {
       }
       TransposeFour(rows, PaddedPairs(dk), kRows, queries + r);
     }
-    return true;
+    return false;
   }
 
   HWY_NOINLINE static void Scores(const BlockOperands& o, const ScoreBlock& s) {

@@ -107,8 +107,7 @@ HWY_NOINLINE HWY_ATTR void PackKeys(const AttentionItem& item, int64_t kv_head, 
 }
 
 // The values of `keys` become panels of up to two vectors, [head_dim_v / width][key_tile][width],
-// in rows counted from tile_begin; special ones become zeros. Returns whether there was none of
-// those.
+// in rows counted from tile_begin; special ones are left out. Returns whether there was one.
 template <class T>
 HWY_NOINLINE HWY_ATTR bool PackValues(const AttentionItem& item, int64_t kv_head, int64_t dv,
                                       int64_t tile_begin, KeyRange keys, int64_t key_tile,
@@ -134,7 +133,7 @@ HWY_NOINLINE HWY_ATTR bool PackValues(const AttentionItem& item, int64_t kv_head
                 panel + ((key - tile_begin) * panel_vectors + i % 2) * lanes);
     }
   }
-  return hn::AllTrue(d, all_usual);
+  return !hn::AllTrue(d, all_usual);
 }
 
 // Rows of queries as [dk][kBlockRows] for the tile kernel. Rows that a block lacks are zeros; their

@@ -67,17 +67,22 @@ HWY_INLINE HWY_ATTR __mmask16 FirstLanes(int64_t n) {
   return static_cast<__mmask16>((1u << std::clamp<int64_t>(n, 0, 16)) - 1);
 }
 
-HWY_INLINE HWY_ATTR __mmask16 Special(__m512 v) {
-  return _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(kSpecial), _CMP_NLT_UQ);
+// Lanes that are NaN or whose magnitude is not below `bound`.
+HWY_INLINE HWY_ATTR __mmask16 Beyond(__m512 v, float bound) {
+  return _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(bound), _CMP_NLT_UQ);
 }
 
-// Below this, not all of three parts are normal numbers, and the units take denormals for zeros.
+// Queries and keys in more than one part stay below this. Parts of a number below 2^-102 may be
+// denormal, and the units take those for zeros: beside larger numbers that would be felt.
+inline constexpr float kHuge = 0x1p80f;
+
+// Values in three parts are not below this, for the same reason.
 inline constexpr float kTiny = 0x1p-102f;
 
-// Lanes that kParts parts do not hold, or not as themselves.
+// Lanes of values that are to be left out.
 template <int kParts>
 HWY_INLINE HWY_ATTR __mmask16 LeftOut(__m512 v) {
-  if (kParts < 3) return Special(v);
+  if (kParts < 3) return Beyond(v, kSpecial);
   constexpr int kZeros = 0x06;
   const __m512i magnitude = _mm512_castps_si512(_mm512_abs_ps(v));
   const __m512i tiny = _mm512_castps_si512(_mm512_set1_ps(kTiny));
@@ -112,25 +117,25 @@ HWY_INLINE HWY_ATTR void SplitPairs(__m512 a, __m512 b, float* to, int64_t strid
 }
 
 // A row of `dim` elements as [kPartsOf<T>][PaddedPairs(dim)], zeros behind it. With kChecked, a row
-// with something special becomes zeros, since parts of infinity would be NaN. Returns whether there
-// was nothing special, as far as it was checked.
+// with something huge or NaN is left out: zeros, since parts of infinity would be NaN. Returns
+// whether it was.
 template <class T, bool kChecked>
 HWY_INLINE HWY_ATTR bool SplitRow(const T* row, int64_t dim, float* to) {
   const int64_t stride = PaddedPairs(dim);
-  __mmask16 special = 0;
+  __mmask16 beyond = 0;
   for (int64_t i = 0; i < dim; i += kPanel) {
     const __m512 a = LoadMasked(FirstLanes(dim - i), row + i);
     const __m512 b = LoadMasked(FirstLanes(dim - i - 16), row + i + 16);
-    if (kChecked) special |= Special(a) | Special(b);
+    if (kChecked) beyond |= Beyond(a, kHuge) | Beyond(b, kHuge);
     SplitPairs<kPartsOf<T>>(a, b, to + i / 2, stride);
   }
-  if (HWY_LIKELY(special == 0)) return true;
+  if (HWY_LIKELY(beyond == 0)) return false;
   std::fill_n(to, kPartsOf<T> * stride, 0.0f);
-  return false;
+  return true;
 }
 
 // The keys of a tile become panels[key_tile / 32][parts][PaddedPairs(dk)][32] pairs. Whole panels
-// are written, zeros where there is no key or SplitRow makes it zeros. Returns whether it did not.
+// are written, zeros where there is no key or it is left out. Returns whether one was.
 template <class T, bool kChecked>
 HWY_NOINLINE HWY_ATTR bool PackKeyPairs(const AttentionItem& item, int64_t kv_head, int64_t dk,
                                         int64_t tile_begin, KeyRange keys, float* panels) {
@@ -138,31 +143,29 @@ HWY_NOINLINE HWY_ATTR bool PackKeyPairs(const AttentionItem& item, int64_t kv_he
   const int64_t depth = PaddedPairs(dk);
   TokenWalk<T> walk = KeyWalk<T>(item.kv, kv_head), ahead = walk;
   HWY_ALIGN float split[4][kParts * kMaxHeadDim / 2];
-  bool finite = true;
+  bool left_out = false;
   const int64_t first = (keys.begin - tile_begin) / kPanel * kPanel;
   for (int64_t group = first; group < RoundUp(keys.end - tile_begin, kPanel); group += 4) {
     for (int64_t i = 0; i < 4; ++i) {
       const int64_t key = tile_begin + group + i;
       if (keys.Contains(key)) {
-        finite &= SplitRow<T, kChecked>(walk.At(key), dk, split[i]);
+        left_out |= SplitRow<T, kChecked>(walk.At(key), dk, split[i]);
         FetchAhead(ahead, key, keys, dk);
       } else {
         std::fill_n(split[i], kParts * depth, 0.0f);
       }
     }
-    float* panel = panels + group / kPanel * kParts * depth * kPanel + group % kPanel;
-    for (int64_t part = 0; part < kParts; ++part) {
-      const float* rows[4];
-      for (int64_t i = 0; i < 4; ++i) rows[i] = split[i] + part * depth;
-      TransposeFour(rows, depth, kPanel, panel + part * depth * kPanel);
-    }
+    // Parts follow one another in rows as in panels.
+    const float* const rows[4] = {split[0], split[1], split[2], split[3]};
+    TransposeFour(rows, kParts * depth, kPanel,
+                  panels + group / kPanel * kParts * depth * kPanel + group % kPanel);
   }
-  return finite;
+  return left_out;
 }
 
 // The values of a tile become panels of up to two vectors, [head_dim_v / panel][parts][key_tile /
 // 2][panel] pairs of keys. Rows are written up to multiples of 32 keys, zeros where there is no
-// key; elements left out are zeros too. Returns whether there was none of those.
+// key; elements left out are zeros too. Returns whether there was one.
 template <class T>
 HWY_NOINLINE HWY_ATTR bool PackValuePairs(const AttentionItem& item, int64_t kv_head, int64_t dv,
                                           int64_t tile_begin, KeyRange keys, int64_t key_tile,
@@ -196,7 +199,7 @@ HWY_NOINLINE HWY_ATTR bool PackValuePairs(const AttentionItem& item, int64_t kv_
       }
     }
   }
-  return left_out == 0;
+  return left_out != 0;
 }
 
 // Weights replace the scores of their row, as [keys / 32][kParts][16] pairs, in place.
@@ -227,22 +230,23 @@ HWY_NOINLINE HWY_ATTR void ScoresToPairWeights(int64_t rows, const ScoreBlock& s
   }
 }
 
-// The scores of rows and keys that are special, on their own.
+// The scores of queries and keys that packing left out.
 template <class Query, class Key>
-HWY_NOINLINE HWY_ATTR void SpecialScores(const BlockOperands& o, const ScoreBlock& s) {
-  const auto special = [&](const float* row)
-                           HWY_ATTR { return std::any_of(row, row + o.dk, IsSpecial); };
+HWY_NOINLINE HWY_ATTR void LeftOutScores(const BlockOperands& o, const ScoreBlock& s) {
+  const auto left_out = [&](const float* row) {
+    return std::any_of(row, row + o.dk, [](float x) { return !(std::abs(x) < kHuge); });
+  };
   const auto* q = static_cast<const Query*>(o.block.item->q.data);
   TokenWalk<Key> walk = KeyWalk<Key>(o.block.item->kv, o.block.kv_head);
   HWY_ALIGN float query[kMaxHeadDim], key[kMaxHeadDim];
   const KeyRange keys = Intersect(s.Keys(), o.tile.keys);
   for (int64_t r = 0; r < o.block.rows; ++r) {
     ConvertRow(q + o.block.QueryOffset(r), query, o.dk);
-    const bool special_row = special(query);
-    if (!special_row && o.tile.keys_finite) continue;
+    const bool whole_row = left_out(query);
+    if (!whole_row && !o.tile.keys_left_out) continue;
     for (int64_t k = keys.begin; k < keys.end; ++k) {
       ConvertRow(walk.At(k), key, o.dk);
-      if (!special_row && !special(key)) continue;
+      if (!whole_row && !left_out(key)) continue;
       s.scores[r * kScoreStride + k - s.first_key] =
           std::inner_product(query, query + o.dk, key, 0.0f);
     }
@@ -263,9 +267,9 @@ struct PairMath {
   static void PackTile(const TaskArgs& args, float* keys, float* values, KeyTile& tile) {
     const int64_t dk = args.params.key.head_dim_k, dv = args.params.key.head_dim_v;
     const int32_t head = args.task.kv_head;
-    tile.keys_finite =
+    tile.keys_left_out =
         PackKeyPairs<Key, kChecked>(args.item, head, dk, tile.begin, tile.keys, keys);
-    tile.values_finite =
+    tile.values_left_out =
         PackValuePairs<Key>(args.item, head, dv, tile.begin, tile.keys, tile.key_tile, values);
   }
 

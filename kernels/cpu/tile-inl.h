@@ -31,11 +31,12 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // One tile of keys, packed.
 struct KeyTile {
-  int64_t begin;       // position of column 0
-  KeyRange keys;       // what is packed of it
-  int64_t key_tile;    // rows of a value panel
-  bool keys_finite;    // no key IsSpecial, as far as the Math needs to know
-  bool values_finite;  // no value IsLeftOut
+  int64_t begin;     // position of column 0
+  KeyRange keys;     // what is packed of it
+  int64_t key_tile;  // rows of a value panel
+  // What packing left out, since the Math could not multiply it: zeros stand there.
+  bool keys_left_out;    // whole keys
+  bool values_left_out;  // single elements
 };
 
 HWY_INLINE KeyRange Intersect(KeyRange a, KeyRange b) {
@@ -47,7 +48,7 @@ HWY_INLINE KeyRange Intersect(KeyRange a, KeyRange b) {
 struct BlockOperands {
   const RowBlock& block;
   const KeyTile& tile;
-  bool queries_finite;  // those of all blocks, as far as the Math needs to know
+  bool queries_left_out;  // of some block, by packing
   int64_t dk, dv;
   const float* queries;
   const float* keys;
@@ -77,17 +78,17 @@ struct FloatMath {
 
   static int64_t QueryElems(int64_t dk) { return dk; }  // floats a row takes in the packed queries
 
-  // Returns whether no query IsSpecial, where the Math needs to know.
+  // Returns whether queries were left out.
   HWY_ATTR static bool PackBlock(const RowBlock& block, DType q_dtype, int64_t dk, float* queries) {
     DispatchElement(q_dtype, [&](auto element)
                                  HWY_ATTR { PackQueries<decltype(element)>(block, dk, queries); });
-    return true;
+    return false;
   }
   HWY_ATTR static void PackTile(const TaskArgs& args, float* keys, float* values, KeyTile& tile) {
     const int64_t dk = args.params.key.head_dim_k, dv = args.params.key.head_dim_v;
     const int32_t head = args.task.kv_head;
     PackKeys<T>(args.item, head, dk, tile.begin, tile.keys, keys);
-    tile.values_finite =
+    tile.values_left_out =
         PackValues<T>(args.item, head, dv, tile.begin, tile.keys, tile.key_tile, values);
   }
 
@@ -137,10 +138,10 @@ struct FloatMath {
   static float Weight(const float* row, int64_t c) { return row[c]; }
 };
 
-// Values that a Math leaves out, special ones above all, were packed as zeros: 0 * NaN is NaN, and
-// rows of a block see different keys. Here they join the rows that see them.
+// Values that packing left out, NaN and infinity above all: 0 * NaN is NaN, and rows of a block see
+// different keys. Here they join the rows that see them.
 template <class Math>
-HWY_NOINLINE HWY_ATTR void AddSpecialValues(const BlockOperands& o, KeyRange keys,
+HWY_NOINLINE HWY_ATTR void AddLeftOutValues(const BlockOperands& o, KeyRange keys,
                                             const float* weights) {
   using T = typename Math::Storage;
   HWY_ALIGN float row[kMaxHeadDim];
@@ -175,7 +176,7 @@ HWY_NOINLINE HWY_ATTR void BlockStep(const BlockOperands& o, float* score_buffer
   HWY_ALIGN float rescale[kMaxBlockRows];
   Math::Weigh(block, scores, max, sum, rescale);
   Math::AddValues(o, keys, score_buffer, rescale);
-  if (!tile.values_finite) AddSpecialValues<Math>(o, keys, score_buffer);
+  if (tile.values_left_out) AddLeftOutValues<Math>(o, keys, score_buffer);
 }
 
 // Brings the next tile's rows into L2 a few at a time, in step with the blocks of the current one:
@@ -221,9 +222,9 @@ HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
   const auto queries_at = [&](int64_t row) { return scratch.queries + row * Math::QueryElems(dk); };
 
   Math::Begin();
-  bool queries_finite = true;
+  bool queries_left_out = false;
   for (int64_t row = 0; row < rows; row += Math::kRows) {
-    queries_finite &= Math::PackBlock(block_at(row), key.q_dtype, dk, queries_at(row));
+    queries_left_out |= Math::PackBlock(block_at(row), key.q_dtype, dk, queries_at(row));
   }
   std::fill_n(scratch.out, RoundUp(rows, Math::kRows) * stride, 0.0f);
   std::fill_n(scratch.max, rows, kMinusInfinity);
@@ -232,23 +233,16 @@ HWY_NOINLINE HWY_ATTR void AttendTile(const TaskArgs& args) {
   const int64_t key_tile = args.shape.key_tile;
   for (int64_t begin = task.keys.begin / key_tile * key_tile; begin < task.keys.end;
        begin += key_tile) {
-    KeyTile tile{begin, Intersect(task.keys, {begin, begin + key_tile}), key_tile, true, true};
+    KeyTile tile{begin, Intersect(task.keys, {begin, begin + key_tile}), key_tile, false, false};
     const int64_t next = begin + key_tile;
     TileFetcher<typename Math::Storage> fetcher(args, Intersect(task.keys, {next, next + key_tile}),
                                                 (rows + Math::kRows - 1) / Math::kRows);
     Math::PackTile(args, scratch.keys, scratch.values, tile);
     for (int64_t row = 0; row < rows; row += Math::kRows) {
       const RowBlock block = block_at(row);
-      const BlockOperands operands{block,
-                                   tile,
-                                   queries_finite,
-                                   dk,
-                                   dv,
-                                   queries_at(row),
-                                   scratch.keys,
-                                   scratch.values,
-                                   scratch.out + row * stride,
-                                   stride};
+      const BlockOperands operands{
+          block,        tile,           queries_left_out,           dk,    dv, queries_at(row),
+          scratch.keys, scratch.values, scratch.out + row * stride, stride};
       BlockStep<Math>(operands, scratch.scores, scratch.max + row, scratch.sum + row * kDimAlign);
       fetcher.Step();
     }

@@ -161,6 +161,7 @@ double MedianSeconds(Measured& measured) {
   std::vector<double> seconds;
   double total = 0;
   while (seconds.size() < 5 || (total < 0.5 && seconds.size() < 100)) {
+    measured.SampleCeiling();  // no case finds its keys in a cache
     seconds.push_back(measured.Run());
     total += seconds.back();
   }

@@ -90,6 +90,32 @@ TEST_P(NumericsTest, Denormals) {
   }
 }
 
+// Numbers whose product is ordinary though they are not, and values of every size beside one
+// another: kernels that compute with parts of numbers must not lose the small ones.
+TEST_P(NumericsTest, MagnitudesFarApart) {
+  for (int64_t query_len : {1, 40}) {
+    ProblemSpec spec{.items = {{.query_len = query_len, .start = 90, .append = false}}};
+    Problem problem(spec, ++seed_);
+    for (int64_t i = 0; i < query_len; ++i) {
+      for (int64_t head : {0, 1}) problem.SetQuery(0, i, head, /*dim=*/0, 3e-37f);
+    }
+    for (int64_t t = 0; t < 90 + query_len; ++t) {
+      const auto step = static_cast<float>(t % 5);
+      if (t % 3 == 0) problem.SetKey(0, 0, t, /*dim=*/0, 1e37f * step);
+      problem.SetValue(0, 0, t, /*dim=*/1, 1e-36f * step);
+      problem.SetValue(0, 0, t, /*dim=*/2, t == 0 ? 3.4e38f : 1e25f * step);
+    }
+    ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
+    const std::vector<float> out = problem.Out(0);
+    for (size_t e = 0; e < out.size(); ++e) {
+      const double want = problem.expected(0).out[e];
+      const size_t dim = e % 64;
+      const double bound = dim == 1 || dim == 2 ? 3e-6 * want : 1e-5;
+      ASSERT_NEAR(out[e], want, bound) << "dim " << dim << " of row " << e / 64;
+    }
+  }
+}
+
 // Softmax scales that are no plain positive number.
 TEST_P(NumericsTest, UnusualScales) {
   for (float scale : {0.0f, 1e-30f, 2.0f}) {
