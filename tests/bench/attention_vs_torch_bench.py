@@ -5,9 +5,9 @@
     .venv/bin/python tests/bench/attention_vs_torch_bench.py --json build/bench/vs_torch.json
 
 Workloads: prefill, batch 8, 8 heads, head_dim 64 and 128, causal and not, 128 to 2048 tokens, fp32,
-fp16 and bf16; decode with 32 query and 8 KV heads, head_dim 128, fp16 and bf16 KV. Ours reads the same
-dense layout in prefill and 16-token pages in random order in decode, where PyTorch reads contiguous
-tensors and gets the better of two formulations. One and two threads each.
+fp16 and bf16; decode with 32 query and 8 KV heads, head_dim 128, fp16 and bf16 KV. Ours reads the
+same dense layout in prefill and 16-token pages in random order in decode, where PyTorch reads
+contiguous tensors and gets the better of two formulations. One and two threads each.
 
 Our side is build/release/bench/bin/attention_bench --worker, which checks its output against the
 fp64 reference before it is timed; PyTorch's output is checked against fp64 here. FLOPs: 4 head_dim
