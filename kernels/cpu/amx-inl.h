@@ -83,8 +83,9 @@ struct TileMath : PairMath<Query, Key> {
   }
 
  private:
-  // Up to 2^-27 of a product is lost beyond the third order, 2^-18 beyond the second: too much for
-  // scores, whose errors are absolute in an exponent, not for fp16 outputs.
+  // The highest order of products that count. Without orders from 3 on 2^-27 of a product is lost,
+  // from 2 on 2^-18: too much for scores, whose errors are absolute in an exponent, not for fp16
+  // outputs.
   static constexpr int kParts = std::max(kQueryParts, kKeyParts);
   static constexpr int kScoreOrder = std::min(2, kQueryParts + kKeyParts - 2);
   static constexpr int kValueOrder = kParts - 1;

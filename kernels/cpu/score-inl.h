@@ -140,6 +140,30 @@ HWY_INLINE HWY_ATTR void StoreFour(const FloatVec (&v)[4], const Combine& combin
               combine, to);
 }
 
+// From here on a product with the factor is rounded by more than 1. Exponents are exact products
+// less a rounded one, so the largest weight would be far from 1: infinite, or 0 as all the others.
+inline constexpr float kLargeShift = 0x1p24f;
+
+// Rows of scores that are reduced by as much as that: here, rounded first, and no more later.
+inline HWY_NOINLINE HWY_ATTR void ReduceLargeScores(int64_t rows, const ScoreBlock& s, float factor,
+                                                    float* shift) {
+  const FloatTag d;
+  const int64_t lanes = FloatLanes();
+  for (int64_t r = 0; r < rows; ++r) {
+    if (std::abs(shift[r]) < kLargeShift || !std::isfinite(shift[r])) continue;
+    float* row = s.scores + r * kScoreStride;
+    // In two passes, lest the compiler make one exact product and difference of them again.
+    for (int64_t c = s.begin; c < s.end; c += lanes) {
+      hn::Store(hn::Mul(hn::Load(d, row + c), hn::Set(d, factor)), d, row + c);
+    }
+    for (int64_t c = s.begin; c < s.end; c += lanes) {
+      const FloatVec reduced = hn::Sub(hn::Load(d, row + c), hn::Set(d, shift[r]));
+      hn::Store(hn::Div(reduced, hn::Set(d, factor)), d, row + c);
+    }
+    shift[r] = 0.0f;
+  }
+}
+
 // The first half of an online softmax step: max takes in the rows' scores, shift[r] is what
 // exponents are reduced by, rescale[r] what earlier results are to be multiplied by (both arrays of
 // kMaxBlockRows, the second aligned). With kWhole, max is rounded up to a whole number: so it rises
@@ -164,6 +188,7 @@ HWY_INLINE HWY_ATTR void RaiseMax(int64_t rows, const ScoreBlock& s, float facto
         m, [](auto v, auto w) HWY_ATTR { return hn::Max(v, w); }, largest + r);
   }
   std::copy_n(max, rows, old_max);
+  bool large = false;
   for (int64_t r = 0; r < rows; r += lanes) {
     FloatVec score = hn::Mul(hn::Load(d, largest + r), hn::Set(d, factor));
     if (kWhole) score = hn::Ceil(score);
@@ -172,11 +197,13 @@ HWY_INLINE HWY_ATTR void RaiseMax(int64_t rows, const ScoreBlock& s, float facto
     // Nothing seen yet: weights are 0.
     const auto none = hn::Eq(raised, hn::Set(d, kMinusInfinity));
     const FloatVec reduced = hn::IfThenElse(none, hn::Zero(d), raised);
+    large |= !hn::AllTrue(d, hn::Lt(hn::Abs(reduced), hn::Set(d, kLargeShift)));
     hn::StoreU(reduced, d, shift + r);
     hn::Store(Exp2(d, hn::Sub(old, reduced)), d, rescale + r);
     hn::Store(raised, d, largest + r);
   }
   std::copy_n(largest, rows, max);
+  if (HWY_UNLIKELY(large)) ReduceLargeScores(rows, s, factor, shift);
 }
 
 // The second half, a vector of a row at a time: 2^(score * factor - shift).

@@ -90,6 +90,24 @@ TEST_P(NumericsTest, Denormals) {
   }
 }
 
+// Scores whose last bit is worth many times a softmax's range: the largest one takes all.
+TEST_P(NumericsTest, HugeLogits) {
+  for (float magnitude : {1e8f, 1e12f, 1e30f}) {
+    for (int64_t query_len : {1, 40}) {
+      for (DType kv_dtype : {DType::kF32, DType::kBF16}) {
+        const Error error = Measure(
+            {.kv_dtype = kv_dtype,
+             .features = {Feature::kCausal},
+             .items = {{.query_len = query_len, .start = 600}},
+             .q_magnitude = magnitude},
+            "logits_of_" + std::to_string(magnitude) + "_queries_" + std::to_string(query_len));
+        EXPECT_EQ(error.mismatches, 0);
+        EXPECT_LE(error.relative_l2, 1e-6) << "seed " << seed_;
+      }
+    }
+  }
+}
+
 // Numbers whose product is ordinary though they are not, and values of every size beside one
 // another: kernels that compute with parts of numbers must not lose the small ones.
 TEST_P(NumericsTest, MagnitudesFarApart) {
