@@ -10,9 +10,10 @@
 #define ATTND_KERNELS_CPU_AMX_INL_H_
 #endif
 
+#include "kernels/cpu/bf16_unit.h"
 #include "kernels/cpu/pairs-inl.h"
 
-#if ATTND_HAVE_BF16
+#if ATTND_TARGET_AVX512
 
 // On top of the target's instruction set. What is called from the target's own code must not be
 // inlined into it.
@@ -83,12 +84,12 @@ struct TileMath : PairMath<Query, Key> {
   }
 
  private:
-  // The highest order of products that count. Without orders from 3 on 2^-27 of a product is lost,
-  // from 2 on 2^-18: too much for scores, whose errors are absolute in an exponent, not for fp16
-  // outputs.
-  static constexpr int kParts = std::max(kQueryParts, kKeyParts);
-  static constexpr int kScoreOrder = std::min(2, kQueryParts + kKeyParts - 2);
-  static constexpr int kValueOrder = kParts - 1;
+  // The highest order of products that count. Without orders from 3 on 2^-26 of a product is lost,
+  // from 2 on 2^-18: too much for scores, whose errors are absolute in an exponent, and for fp32
+  // outputs, which have the type of queries. With outputs in bf16, 2^-9 is lost already.
+  static constexpr int kHighestOrder = kQueryParts + kKeyParts - 2;
+  static constexpr int kScoreOrder = std::min(2, kHighestOrder);
+  static constexpr int kValueOrder = std::min(std::max(kQueryParts - 1, 1), kHighestOrder);
 
   // The compiler does not know what memory tile instructions touch.
   HWY_INLINE static void Fence() { asm volatile("" ::: "memory"); }
@@ -161,6 +162,6 @@ struct TileMath : PairMath<Query, Key> {
 }  // namespace HWY_NAMESPACE
 }  // namespace attnd
 HWY_POP_ATTRIBUTES
-#endif  // ATTND_HAVE_BF16
+#endif  // ATTND_TARGET_AVX512
 
 #endif

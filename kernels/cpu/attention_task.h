@@ -60,7 +60,7 @@ struct TaskArgs {
   const AttentionItem& item;
   const AttentionTask& task;
   TileShape shape;
-  float* scratch;   // ScratchElems(shape, dims) floats, this thread's alone, 64-byte aligned
+  float* scratch;   // Scratch::Elems(shape, dims) floats, this thread's alone, 64-byte aligned
   float* partials;  // [rows][PartialStride(head_dim_v)]
 };
 

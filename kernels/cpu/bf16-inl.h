@@ -12,7 +12,7 @@
 
 #include "kernels/cpu/pairs-inl.h"
 
-#if ATTND_HAVE_BF16
+#if ATTND_TARGET_AVX512
 #include <cstring>
 
 // On top of the target's instruction set. What is called from the target's own code must not be
@@ -129,6 +129,6 @@ struct DotMath : PairMath<BFloat16, BFloat16> {
 }  // namespace HWY_NAMESPACE
 }  // namespace attnd
 HWY_POP_ATTRIBUTES
-#endif  // ATTND_HAVE_BF16
+#endif  // ATTND_TARGET_AVX512
 
 #endif

@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
+#include "kernels/cpu/avx512.h"
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/tile_shape.h"
 #include "kernels/cpu/unroll-inl.h"
@@ -24,7 +25,7 @@ namespace attnd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_ARCH_ARM_A64
+#if ATTND_TARGET_AVX512 || HWY_ARCH_ARM_A64
 inline constexpr int kBlockRows = 12;
 #else
 inline constexpr int kBlockRows = 6;

@@ -21,7 +21,7 @@ namespace HWY_NAMESPACE {
 void Merge(const MergeArgs& args) { MergeSplits(args); }
 void AppendAll(const AppendArgs& args) { Append(args); }
 
-#if ATTND_HAVE_BF16
+#if ATTND_TARGET_AVX512
 template <class Query>
 constexpr std::array<CpuKernels::Attend, kNumDTypes> AmxKernels() {
   return {AttendTile<TileMath<Query, float>>, AttendTile<TileMath<Query, Half>>,
@@ -35,7 +35,7 @@ const CpuKernels* Kernels() {
     .isa = nullptr,
     .attend_tile = {AttendTile<FloatMath<float>>, AttendTile<FloatMath<Half>>,
                     AttendTile<FloatMath<BFloat16>>},
-#if ATTND_HAVE_BF16
+#if ATTND_TARGET_AVX512
     .attend_tile_dot = AttendTile<DotMath>,
     .attend_tile_amx = {AmxKernels<float>(), AmxKernels<Half>(), AmxKernels<BFloat16>()},
 #else

@@ -16,24 +16,16 @@
 #endif
 
 #include "hwy/highway.h"
-#include "kernels/cpu/bf16_unit.h"
+#include "kernels/cpu/avx512.h"
 #include "kernels/cpu/tile-inl.h"
 
-#undef ATTND_HAVE_BF16
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
-#define ATTND_HAVE_BF16 1
-#else
-#define ATTND_HAVE_BF16 0
-#endif
-
-#if ATTND_HAVE_BF16
+#if ATTND_TARGET_AVX512
 #include <immintrin.h>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <type_traits>
 
 HWY_BEFORE_NAMESPACE();
@@ -72,17 +64,18 @@ HWY_INLINE HWY_ATTR __mmask16 Beyond(__m512 v, float bound) {
   return _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(bound), _CMP_NLT_UQ);
 }
 
-// Queries and keys in more than one part stay below this. Parts of a number below 2^-102 may be
-// denormal, and the units take those for zeros: beside larger numbers that would be felt.
-inline constexpr float kHuge = 0x1p80f;
+// Queries and keys in more than one part stay below this: sums of their products stay finite, or
+// one part's infinity could meet another's. And parts of a number below 2^-102 may be denormal,
+// which the units take for zeros: beside larger numbers that would be felt.
+inline constexpr float kHuge = 0x1p59f;
 
-// Values in three parts are not below this, for the same reason.
+// Values of fp32 attention are not below this, for the same reason.
 inline constexpr float kTiny = 0x1p-102f;
 
 // Lanes of values that are to be left out.
-template <int kParts>
+template <bool kTinyToo>
 HWY_INLINE HWY_ATTR __mmask16 LeftOut(__m512 v) {
-  if (kParts < 3) return Beyond(v, kSpecial);
+  if (!kTinyToo) return Beyond(v, kSpecial);
   constexpr int kZeros = 0x06;
   const __m512i magnitude = _mm512_castps_si512(_mm512_abs_ps(v));
   const __m512i tiny = _mm512_castps_si512(_mm512_set1_ps(kTiny));
@@ -166,7 +159,7 @@ HWY_NOINLINE HWY_ATTR bool PackKeyPairs(const AttentionItem& item, int64_t kv_he
 // The values of a tile become panels of up to two vectors, [head_dim_v / panel][parts][key_tile /
 // 2][panel] pairs of keys. Rows are written up to multiples of 32 keys, zeros where there is no
 // key; elements left out are zeros too. Returns whether there was one.
-template <class T>
+template <class T, bool kTinyToo>
 HWY_NOINLINE HWY_ATTR bool PackValuePairs(const AttentionItem& item, int64_t kv_head, int64_t dv,
                                           int64_t tile_begin, KeyRange keys, int64_t key_tile,
                                           float* panels) {
@@ -188,7 +181,7 @@ HWY_NOINLINE HWY_ATTR bool PackValuePairs(const AttentionItem& item, int64_t kv_
         const __mmask16 mask = FirstLanes(dv - v * 16);
         __m512 a = LoadMasked(mask, low_row + v * 16);
         __m512 b = LoadMasked(mask, high_row + v * 16);
-        const __mmask16 not_a = LeftOut<kParts>(a), not_b = LeftOut<kParts>(b);
+        const __mmask16 not_a = LeftOut<kTinyToo>(a), not_b = LeftOut<kTinyToo>(b);
         left_out |= not_a | not_b;
         a = _mm512_maskz_mov_ps(static_cast<__mmask16>(~not_a), a);
         b = _mm512_maskz_mov_ps(static_cast<__mmask16>(~not_b), b);
@@ -238,17 +231,25 @@ HWY_NOINLINE HWY_ATTR void LeftOutScores(const BlockOperands& o, const ScoreBloc
   };
   const auto* q = static_cast<const Query*>(o.block.item->q.data);
   TokenWalk<Key> walk = KeyWalk<Key>(o.block.item->kv, o.block.kv_head);
-  HWY_ALIGN float query[kMaxHeadDim], key[kMaxHeadDim];
+  HWY_ALIGN float query[kMaxHeadDim] = {}, key[kMaxHeadDim] = {};
   const KeyRange keys = Intersect(s.Keys(), o.tile.keys);
+  bool key_left_out[kMaxKeyTile] = {};
+  for (int64_t k = keys.begin; o.tile.keys_left_out && k < keys.end; ++k) {
+    ConvertRow(walk.At(k), key, o.dk);
+    key_left_out[k - o.tile.begin] = left_out(key);
+  }
   for (int64_t r = 0; r < o.block.rows; ++r) {
     ConvertRow(q + o.block.QueryOffset(r), query, o.dk);
     const bool whole_row = left_out(query);
     if (!whole_row && !o.tile.keys_left_out) continue;
     for (int64_t k = keys.begin; k < keys.end; ++k) {
+      if (!whole_row && !key_left_out[k - o.tile.begin]) continue;
       ConvertRow(walk.At(k), key, o.dk);
-      if (!whole_row && !left_out(key)) continue;
-      s.scores[r * kScoreStride + k - s.first_key] =
-          std::inner_product(query, query + o.dk, key, 0.0f);
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t i = 0; i < o.dk; i += 16) {
+        sum = _mm512_fmadd_ps(_mm512_load_ps(query + i), _mm512_load_ps(key + i), sum);
+      }
+      s.scores[r * kScoreStride + k - s.first_key] = _mm512_reduce_add_ps(sum);
     }
   }
 }
@@ -258,8 +259,9 @@ template <class Query, class Key>
 struct PairMath {
   using Storage = Key;
   static constexpr int kQueryParts = kPartsOf<Query>, kKeyParts = kPartsOf<Key>;
-  // With one part on either side, products take NaN and infinity where they belong by themselves.
+  // With one part on both sides, products take NaN and infinity where they belong by themselves.
   static constexpr bool kChecked = std::max(kQueryParts, kKeyParts) > 1;
+  static constexpr bool kTinyToo = std::max(kQueryParts, kKeyParts) > 2;
 
   static int64_t QueryElems(int64_t dk) { return kQueryParts * PaddedPairs(dk); }
   static int64_t ScoreColumns(int64_t keys) { return RoundUp(keys, kPanel); }
@@ -269,8 +271,8 @@ struct PairMath {
     const int32_t head = args.task.kv_head;
     tile.keys_left_out =
         PackKeyPairs<Key, kChecked>(args.item, head, dk, tile.begin, tile.keys, keys);
-    tile.values_left_out =
-        PackValuePairs<Key>(args.item, head, dv, tile.begin, tile.keys, tile.key_tile, values);
+    tile.values_left_out = PackValuePairs<Key, kTinyToo>(args.item, head, dv, tile.begin, tile.keys,
+                                                         tile.key_tile, values);
   }
 
   static void Weigh(const RowBlock& block, const ScoreBlock& s, float* max, float* sum,
@@ -280,7 +282,7 @@ struct PairMath {
   }
 
   static bool IsLeftOut(float value) {
-    return IsSpecial(value) || (kKeyParts > 2 && value != 0.0f && std::abs(value) < kTiny);
+    return IsSpecial(value) || (kTinyToo && value != 0.0f && std::abs(value) < kTiny);
   }
 
   // Column c of a row of weights: the sum of its parts.
@@ -315,6 +317,6 @@ struct PairMath {
 }  // namespace HWY_NAMESPACE
 }  // namespace attnd
 HWY_AFTER_NAMESPACE();
-#endif  // ATTND_HAVE_BF16
+#endif  // ATTND_TARGET_AVX512
 
 #endif

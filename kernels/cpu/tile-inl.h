@@ -3,8 +3,8 @@
 // The tile kernel: many rows of one KV head, blocked. For each tile of keys, K and V are packed
 // once and stay in L2; each block of rows then goes through scores, softmax and values while its
 // scores stay in L1. Tiles that no row sees are skipped, only those at an edge are masked. What is
-// packed and how it is multiplied is a parameter, the Math: fp32 here, bf16 in bf16-inl.h. Included
-// once per Highway target.
+// packed and how it is multiplied is a parameter, the Math: fp32 multiply-adds here, every dtype
+// on AMX in amx-inl.h, bf16 on AVX512-BF16 in bf16-inl.h. Included once per Highway target.
 #if defined(ATTND_KERNELS_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTND_KERNELS_CPU_TILE_INL_H_
 #undef ATTND_KERNELS_CPU_TILE_INL_H_
@@ -148,13 +148,15 @@ HWY_NOINLINE HWY_ATTR void AddLeftOutValues(const BlockOperands& o, KeyRange key
   TokenWalk<T> walk = ValueWalk<T>(o.block.item->kv, o.block.kv_head);
   for (int64_t key = keys.begin; key < keys.end; ++key) {
     ConvertRow(walk.At(key), row, o.dv);
+    int64_t left_out[kMaxHeadDim], count = 0;
     for (int64_t i = 0; i < o.dv; ++i) {
-      if (!Math::IsLeftOut(row[i])) continue;
-      for (int64_t r = 0; r < o.block.rows; ++r) {
-        if (!o.block.Sees(r, key)) continue;
-        o.out[r * o.stride + i] +=
-            Math::Weight(weights + r * kScoreStride, key - o.tile.begin) * row[i];
-      }
+      if (Math::IsLeftOut(row[i])) left_out[count++] = i;
+    }
+    for (int64_t r = 0; count > 0 && r < o.block.rows; ++r) {
+      if (!o.block.Sees(r, key)) continue;
+      const float weight = Math::Weight(weights + r * kScoreStride, key - o.tile.begin);
+      float* out = o.out + r * o.stride;
+      for (int64_t i = 0; i < count; ++i) out[left_out[i]] += weight * row[left_out[i]];
     }
   }
 }

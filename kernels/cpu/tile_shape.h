@@ -57,8 +57,8 @@ struct TileShape {
 
 // What a core goes back to is the packed K and V of a tile, a quarter of L2 at most, and the packed
 // queries and fp32 outputs of its rows, half of L2 at most; the rest is left to the rows of K and V
-// that stream in. At least 64 keys, or rescaling outweighs the product; at least 48 rows, or
-// packing does.
+// that stream in. Elements are counted as fp32; in three parts of bf16 they take half as much
+// again. At least 64 keys, or rescaling outweighs the product; at least 48 rows, or packing does.
 constexpr TileShape TileShapeFor(const CacheSizes& caches, int64_t head_dim_k, int64_t head_dim_v) {
   const int64_t row_bytes = (head_dim_k + head_dim_v) * static_cast<int64_t>(sizeof(float));
   TileShape shape{.row_tile = kRowTileUnit * 64, .key_tile = kMaxKeyTile};

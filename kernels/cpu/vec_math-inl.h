@@ -12,6 +12,7 @@
 #endif
 
 #include "hwy/highway.h"
+#include "kernels/cpu/avx512.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attnd {
@@ -64,7 +65,7 @@ HWY_INLINE V Exp2(D d, V x) {
 
 // 2^(y - kExp2Bias), with the bounds of Exp2: the fastest way where y is a difference anyway, and
 // the bias can go into it.
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if ATTND_TARGET_AVX512
 inline constexpr float kExp2Bias = 0.5f;
 
 // y = n + f with n the floor; 2^(f - 1/2) is a minimax polynomial of degree 5 on [0, 1] whose own

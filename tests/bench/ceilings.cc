@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h.
 #include "hwy/highway.h"
+#include "kernels/cpu/avx512.h"
 #include "kernels/cpu/bf16_unit.h"
 #include "kernels/cpu/unroll-inl.h"
 
@@ -58,14 +59,7 @@ uint64_t SumWords(const uint64_t* words, int64_t count) {
 }  // namespace attnd
 HWY_AFTER_NAMESPACE();
 
-#undef ATTND_HAVE_BF16
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
-#define ATTND_HAVE_BF16 1
-#else
-#define ATTND_HAVE_BF16 0
-#endif
-
-#if ATTND_HAVE_BF16
+#if ATTND_TARGET_AVX512
 HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16,amx-tile,amx-bf16")
 #else
 HWY_BEFORE_NAMESPACE();
@@ -75,7 +69,7 @@ namespace HWY_NAMESPACE {
 
 // As FmaRounds, with vdpbf16ps.
 double DotRounds(int64_t rounds, float* result) {
-#if ATTND_HAVE_BF16
+#if ATTND_TARGET_AVX512
   __m512 sum[12];
   __m512bh ones;
   const __m512 bits = _mm512_castsi512_ps(_mm512_set1_epi16(0x3f80));
@@ -95,7 +89,7 @@ double DotRounds(int64_t rounds, float* result) {
 
 // Four accumulators from two tiles of rows and two of columns, as in the kernel.
 double TileRounds(int64_t rounds, float* result) {
-#if ATTND_HAVE_BF16
+#if ATTND_TARGET_AVX512
   alignas(64) float tile[256] = {};
   _tile_loadconfig(&kTileConfig);
   _tile_zero(0);

@@ -71,21 +71,24 @@ TEST_P(NumericsTest, LongContext) {
 // Denormal inputs and results neither vanish nor blow up.
 TEST_P(NumericsTest, Denormals) {
   for (int64_t query_len : {1, 40}) {
-    ProblemSpec spec{.items = {{.query_len = query_len, .start = 50, .append = false}}};
-    Problem problem(spec, ++seed_);
-    constexpr float kTiny = 3e-40f;
-    for (int64_t t = 0; t < 50 + query_len; ++t) {
-      for (int64_t d = 0; d < 64; ++d) {
-        problem.SetValue(0, 0, t, d, (t % 3 == 0 ? -1 : 2) * kTiny);
+    for (DType kv_dtype : {DType::kF32, DType::kBF16}) {
+      ProblemSpec spec{.kv_dtype = kv_dtype,
+                       .items = {{.query_len = query_len, .start = 50, .append = false}}};
+      Problem problem(spec, ++seed_);
+      constexpr float kTiny = 3e-40f;
+      for (int64_t t = 0; t < 50 + query_len; ++t) {
+        for (int64_t d = 0; d < 64; ++d) {
+          problem.SetValue(0, 0, t, d, (t % 3 == 0 ? -1 : 2) * kTiny);
+        }
+        problem.SetKey(0, 0, t, 0, kTiny);
       }
-      problem.SetKey(0, 0, t, 0, kTiny);
-    }
-    ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
-    const std::vector<float> out = problem.Out(0);
-    for (size_t e = 0; e < out.size(); ++e) {
-      // fp32 has steps of 1.4e-45 down there; each of the keys may cost one.
-      ASSERT_NEAR(out[e], problem.expected(0).out[e], 100 * 1.4e-45) << e;
-      ASSERT_NE(out[e], 0.0f);
+      ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
+      const std::vector<float> out = problem.Out(0);
+      for (size_t e = 0; e < out.size(); ++e) {
+        // fp32 has steps of 1.4e-45 down there; each of the keys may cost one.
+        ASSERT_NEAR(out[e], problem.expected(0).out[e], 100 * 1.4e-45) << e;
+        ASSERT_NE(out[e], 0.0f);
+      }
     }
   }
 }
@@ -131,6 +134,22 @@ TEST_P(NumericsTest, MagnitudesFarApart) {
       const double bound = dim == 1 || dim == 2 ? 3e-6 * want : 1e-5;
       ASSERT_NEAR(out[e], want, bound) << "dim " << dim << " of row " << e / 64;
     }
+  }
+}
+
+// Scores beyond the range of fp32 are infinite, not NaN, however their products are made.
+TEST_P(NumericsTest, ScoresBeyondRange) {
+  for (int64_t query_len : {1, 40}) {
+    ProblemSpec spec{.items = {{.query_len = query_len, .start = 90, .append = false}}};
+    Problem problem(spec, ++seed_);
+    for (int64_t i = 0; i < query_len; ++i) {
+      for (int64_t head : {0, 1}) problem.SetQuery(0, i, head, /*dim=*/0, 0x1.018p70f);
+    }
+    for (int64_t t = 0; t < 90 + query_len; ++t) {
+      problem.SetKey(0, 0, t, /*dim=*/0, t % 2 == 0 ? -0x1p70f : 0.0f);
+    }
+    ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
+    ExpectMatchesReference(problem);
   }
 }
 
