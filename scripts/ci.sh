@@ -58,13 +58,13 @@ neon() {
 export -f sanitized neon
 export jobs full
 
-stage test 1500 make --no-print-directory test
+stage test 1300 make --no-print-directory test
 stage lint 240 scripts/lint.sh format tidy shell
 stage clang 720 scripts/lint.sh clang headers
 stage clang-tidy 300 scripts/lint.sh clang-tidy
 stage asan-ubsan 1200 bash -c 'sanitized asan-ubsan'
 stage tsan 1000 bash -c 'sanitized tsan'
-stage neon 600 bash -c neon
+stage neon 540 bash -c neon
 if [[ -n $full ]]; then
   stage demo 600 make --no-print-directory demo
 fi
