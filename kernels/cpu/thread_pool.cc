@@ -96,6 +96,9 @@ bool ThreadPool::AwaitSection(uint32_t seen, int& spins) {
   spins = std::max(kMinSpins, spins / 2);
   for (uint32_t gate = gate_.load(std::memory_order_acquire); SectionOf(gate) == seen;
        gate = gate_.load(std::memory_order_acquire)) {
+    // The last section may be `seen` already: this thread woke for the one before and found it
+    // closed.
+    if (stopping_.load(std::memory_order_relaxed)) return false;
     gate_.wait(gate, std::memory_order_acquire);
   }
   return !stopping_.load(std::memory_order_relaxed);

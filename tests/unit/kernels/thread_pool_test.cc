@@ -2,6 +2,7 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <array>
+#include <atomic>
 #include <thread>
 #include <vector>
 
@@ -81,6 +82,20 @@ TEST(CpuTopologyTest, FindsAMachine) {
   const CacheSizes caches = DetectCacheSizes();
   EXPECT_GE(caches.l1_bytes, 4 << 10);
   EXPECT_GE(caches.l2_bytes, caches.l1_bytes);
+}
+
+// A helper may wake for a section, and find it closed and the pool ending.
+TEST(ThreadPoolTest, EndsWhileHelpersWake) {
+  for (int round = 0; round < 3000; ++round) {
+    std::atomic<int> done = 0;
+    {
+      // More threads than CPUs: some wake late.
+      ThreadPool pool(12);
+      pool.Run(2, 12, [&](int64_t, int) { ++done; });
+      pool.Run(2, 12, [&](int64_t, int) { ++done; });
+    }
+    ASSERT_EQ(done, 4);
+  }
 }
 
 }  // namespace
