@@ -86,7 +86,7 @@ TEST(CpuTopologyTest, FindsAMachine) {
 
 // A helper may wake for a section, and find it closed and the pool ending.
 TEST(ThreadPoolTest, EndsWhileHelpersWake) {
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 200; ++round) {
     std::atomic<int> done = 0;
     {
       // More threads than CPUs: some wake late.
