@@ -46,6 +46,12 @@ void FillNormal(DType dtype, std::byte* data, int64_t elems, uint64_t seed) {
 
 int64_t PagesOf(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
+int64_t AllPages(const CaseSpec& spec) {
+  int64_t pages = 0;
+  for (int64_t item = 0; item < spec.batch; ++item) pages += PagesOf(spec.TokensOf(item));
+  return pages;
+}
+
 }  // namespace
 
 std::string Describe(const CaseSpec& spec) {
@@ -90,13 +96,10 @@ AttentionCase::AttentionCase(const CaseSpec& spec, int num_threads)
 
 void AttentionCase::MakeTensors() {
   const auto size = static_cast<int64_t>(SizeOf(spec_.dtype));
-  int64_t queries = 0, pages = 0;
-  for (int64_t b = 0; b < spec_.batch; ++b) {
-    queries += spec_.decode ? 1 : spec_.TokensOf(b);
-    pages += PagesOf(spec_.TokensOf(b));
-  }
+  int64_t queries = 0;
+  for (int64_t b = 0; b < spec_.batch; ++b) queries += spec_.decode ? 1 : spec_.TokensOf(b);
   const int64_t q_elems = spec_.query_heads * queries * spec_.head_dim;
-  const int64_t kv_elems = 2 * spec_.kv_heads * pages * kPageTokens * spec_.head_dim;
+  const int64_t kv_elems = 2 * spec_.kv_heads * AllPages(spec_) * kPageTokens * spec_.head_dim;
   q_ = AllocateOrDie(*device_, q_elems * size);
   out_ = AllocateOrDie(*device_, q_elems * size);
   kv_ = AllocateOrDie(*device_, kv_elems * size);
@@ -108,9 +111,7 @@ void AttentionCase::MakeTensors() {
 void AttentionCase::MakeItems() {
   const auto size = static_cast<int64_t>(SizeOf(spec_.dtype));
   const int64_t d = spec_.head_dim;
-  int64_t all_pages = 0;
-  for (int64_t b = 0; b < spec_.batch; ++b) all_pages += PagesOf(spec_.TokensOf(b));
-  std::vector<uint64_t> order(static_cast<size_t>(all_pages));
+  std::vector<uint64_t> order(static_cast<size_t>(AllPages(spec_)));
   std::iota(order.begin(), order.end(), uint64_t{0});
   std::shuffle(order.begin(), order.end(), std::mt19937_64(3));
   const int64_t half_page = spec_.kv_heads * kPageTokens * d;  // K or V of a page, elements
