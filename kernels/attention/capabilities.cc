@@ -25,7 +25,11 @@ std::string ListDTypes(const Capabilities& capabilities) {
 }
 
 std::string ListHeadDims(const Capabilities& capabilities) {
-  if (capabilities.any_head_dims) return absl::StrCat("any up to ", capabilities.max_head_dim);
+  if (capabilities.any_head_dims) {
+    const int32_t multiple = capabilities.head_dim_multiple;
+    return absl::StrCat(multiple == 1 ? "any" : absl::StrCat("multiples of ", multiple), " up to ",
+                        capabilities.max_head_dim);
+  }
   return absl::StrJoin(capabilities.head_dims, ", ", [](std::string* out, const auto& pair) {
     absl::StrAppend(out, "dk=", pair.first, " dv=", pair.second);
   });
@@ -41,7 +45,10 @@ absl::Status CheckSupported(const Capabilities& capabilities, const KernelKey& k
                      DTypePair(key.q_dtype, key.kv_dtype), "; it has: ", ListDTypes(capabilities)));
   }
   const std::pair dims(key.head_dim_k, key.head_dim_v);
-  const auto in_range = [&](int32_t dim) { return dim >= 1 && dim <= capabilities.max_head_dim; };
+  const auto in_range = [&](int32_t dim) {
+    return dim >= 1 && dim <= capabilities.max_head_dim &&
+           dim % capabilities.head_dim_multiple == 0;
+  };
   const bool any = capabilities.any_head_dims && in_range(dims.first) && in_range(dims.second);
   if (!any && std::ranges::find(capabilities.head_dims, dims) == capabilities.head_dims.end()) {
     return absl::UnimplementedError(absl::StrCat(

@@ -15,12 +15,15 @@
 #include "gtest/gtest.h"
 #include "kernels/backend/attention_backend.h"
 #include "kernels/backend/device.h"
+#include "tests/conformance/problem.h"
 
 namespace attnd::conformance {
 
 // A backend and the device it runs on, destroyed in reverse order.
 struct BackendUnderTest {
   std::unique_ptr<Device> device;
+  std::unique_ptr<std::pmr::memory_resource> owned_memory;  // null: the problem's own
+  ProblemMemory memory;
   std::unique_ptr<Stream> stream;
   std::unique_ptr<AttentionBackend> backend;
 

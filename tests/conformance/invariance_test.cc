@@ -53,7 +53,7 @@ TEST_P(InvarianceTest, BitsDependOnNothingButTheItem) {
   for (int round = 0; round < 12; ++round) {
     const ProblemSpec spec = RandomSpec(random);
     SCOPED_TRACE(ToString(spec) + " round " + std::to_string(round));
-    Problem problem(spec, random());
+    Problem problem(spec, random(), one.memory);
     ASSERT_EQ(one.Run(problem.params()), absl::OkStatus());
     std::vector<std::vector<uint32_t>> outs, lses;
     for (size_t i = 0; i < spec.items.size(); ++i) {
@@ -98,9 +98,9 @@ TEST_P(InvarianceTest, BitsDoNotDependOnThePageSize) {
                      .features = {Feature::kCausal},
                      .items = {{.query_len = query_len, .start = 500}}};
     const uint64_t seed = TestSeed();
-    Problem pages(spec, seed);
+    Problem pages(spec, seed, under_test.memory);
     spec.page_size = 7;
-    Problem others(spec, seed);
+    Problem others(spec, seed, under_test.memory);
     // The two draw their tokens in another order: copy them over.
     AttentionItem& from = pages.items()[0];
     AttentionItem& to = others.items()[0];
@@ -129,7 +129,7 @@ TEST_P(InvarianceTest, DecodeAgreesWithPrefill) {
                    .kv_heads = 1,
                    .features = {Feature::kCausal},
                    .items = {{.query_len = kTokens, .start = 300}}};
-  Problem problem(spec, TestSeed());
+  Problem problem(spec, TestSeed(), under_test.memory);
   ASSERT_EQ(under_test.Run(problem.params()), absl::OkStatus());
   const std::vector<float> together = problem.Out(0);
   problem.Reset();

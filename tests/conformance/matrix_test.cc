@@ -84,7 +84,7 @@ TEST_P(MatrixTest, EverySupportedCellMatchesTheReference) {
                            .features = features,
                            .items = phase.items};
           SCOPED_TRACE(std::string(phase.name) + " seed " + std::to_string(cell));
-          Problem problem(spec, cell);
+          Problem problem(spec, cell, under_test.memory);
           const absl::Status supports = under_test.backend->Supports(problem.params().key);
           if (!supports.ok()) {
             EXPECT_EQ(supports.code(), absl::StatusCode::kUnimplemented);
@@ -120,6 +120,8 @@ TEST_P(MatrixTest, OddHeadDimsMatchTheReference) {
                                {255, 249},
                                {64, 256},
                                {256, 16}}) {
+    const int32_t multiple = under_test.backend->capabilities().head_dim_multiple;
+    if (dk % multiple != 0 || dv % multiple != 0) continue;  // RefusesByName
     for (const Phase& phase : Phases()) {
       ProblemSpec spec{.q_dtype = q_dtype,
                        .kv_dtype = kv_dtype,
@@ -130,7 +132,7 @@ TEST_P(MatrixTest, OddHeadDimsMatchTheReference) {
                        .page_size = 5,
                        .features = {Feature::kCausal, Feature::kLse},
                        .items = phase.items};
-      Problem problem(spec, ++seed);
+      Problem problem(spec, ++seed, under_test.memory);
       ASSERT_EQ(under_test.Run(problem.params()), absl::OkStatus());
       ExpectMatchesReference(problem);
       ASSERT_FALSE(HasFailure()) << "seed " << seed;
@@ -142,10 +144,14 @@ TEST_P(MatrixTest, RefusesByName) {
   const auto& [factory, q_dtype, kv_dtype] = GetParam();
   BackendUnderTest under_test = factory.make(1);
   const Capabilities& capabilities = under_test.backend->capabilities();
-  const KernelKey key{q_dtype, kv_dtype, capabilities.max_head_dim + 1, 64, {}};
-  const absl::Status status = under_test.backend->Supports(key);
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_NE(std::string(status.message()).find("head_dim_k"), std::string::npos) << status;
+  std::vector<int32_t> refused = {0, capabilities.max_head_dim + 1};
+  if (capabilities.head_dim_multiple > 1)
+    refused.push_back(64 + capabilities.head_dim_multiple / 2);
+  for (int32_t dim : refused) {
+    const absl::Status status = under_test.backend->Supports({q_dtype, kv_dtype, dim, 64, {}});
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_NE(std::string(status.message()).find("head_dim_k"), std::string::npos) << status;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, MatrixTest,

@@ -85,7 +85,7 @@ class NonFiniteTest : public testing::TestWithParam<BackendFactory> {
 TEST_P(NonFiniteTest, ANaNQueryReachesItsOwnRow) {
   for (FeatureSet features : {FeatureSet{}, FeatureSet{Feature::kCausal, Feature::kSoftcap}}) {
     for (size_t item = 0; item < 4; ++item) {
-      Problem problem(Spec(features, DType::kF32), ++seed_);
+      Problem problem(Spec(features, DType::kF32), ++seed_, under_test_.memory);
       const int64_t query = problem.items()[item].query_len / 2;
       ExpectReachesExactly(
           problem, [&] { problem.SetQuery(item, query, /*head=*/2, /*dim=*/63, kNaN); },
@@ -101,7 +101,7 @@ TEST_P(NonFiniteTest, ANaNKeyReachesTheRowsThatAttendIt) {
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (FeatureSet features : Masks()) {
       for (size_t item = 0; item < 4; ++item) {
-        Problem problem(Spec(features, dtype), ++seed_);
+        Problem problem(Spec(features, dtype), ++seed_, under_test_.memory);
         const int64_t key = problem.items()[item].kv_len - 1 - static_cast<int64_t>(seed_ % 37);
         ExpectReachesExactly(
             problem, [&] { problem.SetKey(item, /*head=*/1, key, /*dim=*/5, kNaN); },
@@ -119,7 +119,7 @@ TEST_P(NonFiniteTest, ANaNOrInfiniteValueReachesTheRowsThatAttendIt) {
     for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       for (FeatureSet features : Masks()) {
         for (size_t item = 0; item < 4; ++item) {
-          Problem problem(Spec(features, dtype), ++seed_);
+          Problem problem(Spec(features, dtype), ++seed_, under_test_.memory);
           const int64_t key = problem.items()[item].kv_len - 1 - static_cast<int64_t>(seed_ % 37);
           ExpectReachesExactly(
               problem, [&] { problem.SetValue(item, /*head=*/0, key, /*dim=*/77, value); },
@@ -139,7 +139,7 @@ TEST_P(NonFiniteTest, ANaNOrInfiniteValueReachesTheRowsThatAttendIt) {
 TEST_P(NonFiniteTest, AnInfiniteKeyReachesNoOtherRow) {
   for (FeatureSet features : Masks()) {
     for (size_t item = 0; item < 4; ++item) {
-      Problem problem(Spec(features, DType::kF32), ++seed_);
+      Problem problem(Spec(features, DType::kF32), ++seed_, under_test_.memory);
       const int64_t key = problem.items()[item].kv_len / 2;
       ExpectReachesExactly(
           problem, [&] { problem.SetKey(item, /*head=*/0, key, /*dim=*/5, kInf); },
@@ -157,7 +157,7 @@ TEST_P(NonFiniteTest, AnInfiniteKeyReachesNoOtherRow) {
 TEST_P(NonFiniteTest, RowsThatSeeNoNaNStayFinite) {
   ProblemSpec spec{.features = {Feature::kCausal},
                    .items = {{.query_len = 60, .start = 0, .append = false}}};
-  Problem problem(spec, ++seed_);
+  Problem problem(spec, ++seed_, under_test_.memory);
   for (int64_t t = 1; t < 60; ++t) {
     for (int64_t d = 0; d < 64; ++d) {
       problem.SetKey(0, 0, t, d, kNaN);

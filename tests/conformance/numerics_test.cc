@@ -17,7 +17,7 @@ namespace {
 class NumericsTest : public testing::TestWithParam<BackendFactory> {
  protected:
   Error Measure(const ProblemSpec& spec, const std::string& what) {
-    Problem problem(spec, ++seed_);
+    Problem problem(spec, ++seed_, under_test_.memory);
     EXPECT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
     const Error error = MeasureError(problem);
     EXPECT_EQ(error.mismatches, 0);
@@ -74,7 +74,7 @@ TEST_P(NumericsTest, Denormals) {
     for (DType kv_dtype : {DType::kF32, DType::kBF16}) {
       ProblemSpec spec{.kv_dtype = kv_dtype,
                        .items = {{.query_len = query_len, .start = 50, .append = false}}};
-      Problem problem(spec, ++seed_);
+      Problem problem(spec, ++seed_, under_test_.memory);
       constexpr float kTiny = 3e-40f;
       for (int64_t t = 0; t < 50 + query_len; ++t) {
         for (int64_t d = 0; d < 64; ++d) {
@@ -116,7 +116,7 @@ TEST_P(NumericsTest, HugeLogits) {
 TEST_P(NumericsTest, MagnitudesFarApart) {
   for (int64_t query_len : {1, 40}) {
     ProblemSpec spec{.items = {{.query_len = query_len, .start = 90, .append = false}}};
-    Problem problem(spec, ++seed_);
+    Problem problem(spec, ++seed_, under_test_.memory);
     for (int64_t i = 0; i < query_len; ++i) {
       for (int64_t head : {0, 1}) problem.SetQuery(0, i, head, /*dim=*/0, 3e-37f);
     }
@@ -141,7 +141,7 @@ TEST_P(NumericsTest, MagnitudesFarApart) {
 TEST_P(NumericsTest, ScoresBeyondRange) {
   for (int64_t query_len : {1, 40}) {
     ProblemSpec spec{.items = {{.query_len = query_len, .start = 90, .append = false}}};
-    Problem problem(spec, ++seed_);
+    Problem problem(spec, ++seed_, under_test_.memory);
     for (int64_t i = 0; i < query_len; ++i) {
       for (int64_t head : {0, 1}) problem.SetQuery(0, i, head, /*dim=*/0, 0x1.018p70f);
     }
@@ -168,7 +168,7 @@ TEST_P(NumericsTest, UnusualScales) {
     }
   }
   ProblemSpec spec{.items = {{.query_len = 1, .start = 90}, {.query_len = 40, .start = 90}}};
-  Problem problem(spec, ++seed_);
+  Problem problem(spec, ++seed_, under_test_.memory);
   for (AttentionItem& item : problem.items()) item.options.softmax_scale = -0.2f;
   ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
   ExpectMatchesReference(problem);

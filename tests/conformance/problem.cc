@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <span>
 #include <sstream>
 
 #include "kernels/attention/kv_address.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr std::byte kPoison{0x7f};
 constexpr std::byte kPoisonLow{0xff};
 
-void PoisonAll(std::vector<std::byte>& bytes) {
+void PoisonAll(std::span<std::byte> bytes) {
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = i % 2 == 0 ? kPoisonLow : kPoison;
 }
 
@@ -39,7 +40,11 @@ std::string ToString(const ProblemSpec& spec) {
   return text.str();
 }
 
-Problem::Problem(const ProblemSpec& spec, uint64_t seed) : spec_(spec), random_(seed) {
+Problem::Problem(const ProblemSpec& spec, uint64_t seed, const ProblemMemory& memory)
+    : spec_(spec),
+      row_alignment_bytes_(memory.row_alignment_bytes),
+      random_(seed),
+      pool_(memory.resource) {
   params_.key = {spec.q_dtype, spec.kv_dtype, spec.head_dim_k, spec.head_dim_v, spec.features};
   params_.num_query_heads = spec.query_heads;
   params_.num_kv_heads = spec.kv_heads;
@@ -49,16 +54,18 @@ Problem::Problem(const ProblemSpec& spec, uint64_t seed) : spec_(spec), random_(
     sinks_.push_back(sink(random_));
   }
   items_.resize(spec.items.size());
-  for (size_t i = 0; i < items_.size(); ++i) memory_.push_back(std::make_unique<ItemMemory>());
+  for (size_t i = 0; i < items_.size(); ++i) {
+    memory_.push_back(std::make_unique<ItemMemory>(memory.resource));
+  }
   LayOutPages();
   for (size_t i = 0; i < items_.size(); ++i) MakeItem(i);
-  initial_pool_ = pool_;
+  initial_pool_.assign(pool_.begin(), pool_.end());
   params_.items = items_;
 }
 
 // Chunks [page][K, V][kv_head][token][dim] in random order, a quarter of them free. Dense: K and V
 // of an item are tensors of their own. An odd number of elements in front keeps rows off any
-// alignment beyond their element's.
+// alignment beyond their element's, where the backend asks for none.
 void Problem::LayOutPages() {
   const auto size = static_cast<int64_t>(SizeOf(spec_.kv_dtype));
   const int64_t dims = spec_.head_dim_k + spec_.head_dim_v;
@@ -76,7 +83,7 @@ void Problem::LayOutPages() {
   std::iota(order.begin(), order.end(), size_t{0});
   std::shuffle(order.begin(), order.end(), random_);
   std::vector<uint64_t> offsets(page_tokens.size());
-  uint64_t next = static_cast<uint64_t>(size) * 3;
+  auto next = static_cast<uint64_t>(row_alignment_bytes_ > 1 ? row_alignment_bytes_ : 3 * size);
   for (size_t page : order) {
     offsets[page] = next;
     next += static_cast<uint64_t>(page_tokens[page] * spec_.kv_heads * dims * size);
@@ -103,13 +110,12 @@ void Problem::LayOutPages() {
   }
 }
 
-std::vector<std::byte> Problem::RandomTensor(int64_t elems, float magnitude) {
+void Problem::FillRandom(Tensor& tensor, int64_t elems, float magnitude) {
   std::normal_distribution<float> normal(0.0f, magnitude);
-  std::vector<std::byte> bytes(static_cast<size_t>(elems) * SizeOf(spec_.q_dtype));
+  tensor.resize(static_cast<size_t>(elems) * SizeOf(spec_.q_dtype));
   for (int64_t i = 0; i < elems; ++i) {
-    StoreFromFloat(spec_.q_dtype, bytes.data(), i, normal(random_));
+    StoreFromFloat(spec_.q_dtype, tensor.data(), i, normal(random_));
   }
-  return bytes;
 }
 
 void Problem::MakeItem(size_t i) {
@@ -122,7 +128,7 @@ void Problem::MakeItem(size_t i) {
   const int64_t hq = spec_.query_heads, hkv = spec_.kv_heads;
   const int64_t dk = spec_.head_dim_k, dv = spec_.head_dim_v;
   if (!spec.write_only) {
-    memory.q = RandomTensor(spec.query_len * hq * dk, spec_.q_magnitude);
+    FillRandom(memory.q, spec.query_len * hq * dk, spec_.q_magnitude);
     memory.out.resize(static_cast<size_t>(spec.query_len * hq * dv) * SizeOf(spec_.q_dtype));
     item.q = {memory.q.data(), hq * dk, dk};
     item.out = {memory.out.data(), hq * dv, dv};
@@ -132,8 +138,8 @@ void Problem::MakeItem(size_t i) {
     }
   }
   if (spec.append) {
-    memory.new_k = RandomTensor(spec.query_len * hkv * dk, 1.0f);
-    memory.new_v = RandomTensor(spec.query_len * hkv * dv, 1.0f);
+    FillRandom(memory.new_k, spec.query_len * hkv * dk, 1.0f);
+    FillRandom(memory.new_v, spec.query_len * hkv * dv, 1.0f);
     item.new_k = {memory.new_k.data(), hkv * dk, dk};
     item.new_v = {memory.new_v.data(), hkv * dv, dv};
   }
@@ -228,7 +234,9 @@ std::vector<float> Problem::Out(size_t i) const {
   return out;
 }
 
-std::vector<float> Problem::Lse(size_t i) const { return memory_[i]->lse; }
+std::vector<float> Problem::Lse(size_t i) const {
+  return {memory_[i]->lse.begin(), memory_[i]->lse.end()};
+}
 
 void Problem::Plant(std::byte* row, int64_t dim, float value) {
   StoreFromFloat(spec_.kv_dtype, row, dim, value);

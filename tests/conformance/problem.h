@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <random>
 #include <string>
 #include <vector>
@@ -48,13 +49,21 @@ struct ProblemSpec {
 
 std::string ToString(const ProblemSpec& spec);
 
+// Where the tensors of a problem lie: memory that the backend reaches, rows aligned as it needs.
+struct ProblemMemory {
+  std::pmr::memory_resource* resource = std::pmr::new_delete_resource();
+  int64_t row_alignment_bytes = 1;  // beyond the element's own
+};
+
 class Problem {
  public:
-  Problem(const ProblemSpec& spec, uint64_t seed);
+  Problem(const ProblemSpec& spec, uint64_t seed, const ProblemMemory& memory = {});
 
   const ProblemSpec& spec() const { return spec_; }
   const AttentionParams& params() const { return params_; }
   std::vector<AttentionItem>& items() { return items_; }
+
+  using Tensor = std::pmr::vector<std::byte>;
 
   // Fills outputs with poison and takes appended tokens back.
   void Reset();
@@ -67,7 +76,7 @@ class Problem {
   const Expected& expected(size_t i);
   // Bytes of the KV pool after the appends, by the reference.
   const std::vector<std::byte>& expected_pool();
-  const std::vector<std::byte>& pool() const { return pool_; }
+  const Tensor& pool() const { return pool_; }
 
   // The backend's results for item i, as fp32.
   std::vector<float> Out(size_t i) const;
@@ -80,8 +89,11 @@ class Problem {
 
  private:
   struct ItemMemory {
-    std::vector<std::byte> q, new_k, new_v, out;
-    std::vector<float> lse;
+    explicit ItemMemory(std::pmr::memory_resource* resource)
+        : q(resource), new_k(resource), new_v(resource), out(resource), lse(resource) {}
+
+    Tensor q, new_k, new_v, out;
+    std::pmr::vector<float> lse;
     std::vector<uint64_t> page_offsets;
     std::vector<uint8_t> tree_mask;
   };
@@ -91,14 +103,15 @@ class Problem {
   void MakeItem(size_t i);
   void FillOptions(AttentionItem& item, ItemMemory& memory);
   void FillTokens(const AttentionItem& item, int64_t tokens);
-  std::vector<std::byte> RandomTensor(int64_t elems, float magnitude);
+  void FillRandom(Tensor& tensor, int64_t elems, float magnitude);
 
   const ProblemSpec spec_;
+  const int64_t row_alignment_bytes_;
   std::mt19937_64 random_;
   AttentionParams params_;
   std::vector<AttentionItem> items_;
   std::vector<std::unique_ptr<ItemMemory>> memory_;
-  std::vector<std::byte> pool_;          // what the backend works on
+  Tensor pool_;                          // what the backend works on
   std::vector<std::byte> initial_pool_;  // as it was made
   std::vector<std::byte> expected_pool_;
   std::vector<Expected> expected_;

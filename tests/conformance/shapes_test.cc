@@ -13,7 +13,7 @@ class ShapesTest : public testing::TestWithParam<BackendFactory> {
  protected:
   void RunAndCompare(const ProblemSpec& spec) {
     SCOPED_TRACE("seed " + std::to_string(++seed_));
-    Problem problem(spec, seed_);
+    Problem problem(spec, seed_, under_test_.memory);
     ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
     ExpectMatchesReference(problem);
   }
@@ -99,7 +99,7 @@ TEST_P(ShapesTest, MoreQueriesThanKeys) {
         .page_size = 0,
         .features = {Feature::kCausal, Feature::kLse},
         .items = {{.query_len = query_len, .start = -query_len + 2, .kv_len = 2, .append = false}}};
-    Problem problem(spec, ++seed_);
+    Problem problem(spec, ++seed_, under_test_.memory);
     ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
     ExpectMatchesReference(problem);
     EXPECT_EQ(problem.Out(0)[0], 0.0f);

@@ -1,0 +1,778 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The attention kernel: one block computes one AttendTask, some rows of a KV head against a range
+// of its keys, prefill and decode alike.
+//
+// A row is a query of one of the query heads that share the KV head, so that each tile of keys is
+// read once for all of them. Per tile: scores S = Q K^T on the matrix cores, masks, an online
+// softmax in registers, O += P V on the matrix cores. Tiles of K and V take turns in a ring in LDS;
+// while one is computed on, the next ones are on their way. Waves either have rows of their own
+// (prefill) or share 16 rows and split the keys of each tile (decode); the epilogue adds up the
+// latter. A task that is a split of its rows writes partial results for merge.h instead.
+//
+// Sources: Dao, "FlashAttention-2", 2023; Dao et al., "Flash-Decoding for long-context inference",
+// 2023. For the kF32 compute: Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial
+// intelligence datatype for higher-precision computations", 2019.
+#pragma once
+
+#include "kernels/hip/args.h"
+#include "kernels/hip/gpu.h"
+#include "kernels/hip/target.h"
+#include "kernels/hip/tile_shape.h"
+#if ATTND_DEVICE_CODE
+#include "kernels/hip/kv_loader.h"
+#include "kernels/hip/numbers.h"
+#include "kernels/hip/row_result.h"
+#include "kernels/hip/score.h"
+#endif
+
+namespace attnd::gpu {
+
+#if ATTND_DEVICE_CODE
+
+// The element that the matrix cores multiply.
+template <Compute kCompute>
+struct ElementOf {
+  using Type = BFloat16;
+};
+template <>
+struct ElementOf<Compute::kF16> {
+  using Type = Half;
+};
+
+// Products of parts of two numbers, the small ones first; parts that lie further down than the
+// last bit of the largest product are left out.
+struct PartPair {
+  int query;
+  int key;
+};
+template <int kParts>
+struct PartPairs {
+  static constexpr int kCount = 1;
+  ATTND_MEMBER constexpr PartPair At(int) { return {0, 0}; }
+};
+template <>
+struct PartPairs<3> {
+  static constexpr int kCount = 6;
+  ATTND_MEMBER constexpr PartPair At(int i) {
+    return i == 0   ? PartPair{0, 2}
+           : i == 1 ? PartPair{1, 1}
+           : i == 2 ? PartPair{2, 0}
+           : i == 3 ? PartPair{0, 1}
+           : i == 4 ? PartPair{1, 0}
+                    : PartPair{0, 0};
+  }
+};
+
+// kGeneral: the options beyond causality and window, decided at run time.
+template <class TargetT, Compute kCompute, int kDim, Phase kPhase, bool kGeneral>
+class AttendBlock {
+ public:
+  ATTND_MEMBER void Run(const AttendArgs& args) {
+    const AttendTask task = args.tasks[blockIdx.x];
+    AttendBlock block(args, args.items[task.item], task);
+    block.LoadQueries();
+    block.VisitTiles();
+    block.Finish();
+  }
+
+ private:
+  static constexpr Core kCore = TargetT::kCore;
+  static constexpr TileShape kShape = TileShapeFor(kCore, kCompute, kDim, kPhase);
+  static constexpr LdsLayout kLds = LdsLayoutFor(kCore, kCompute, kDim, kPhase);
+  static_assert(kLds.total_bytes <= MaxLdsBytes(kCore), "a block's LDS");
+
+  using Mma = typename MmaForCore<kCore, typename ElementOf<kCompute>::Type>::Type;
+  using Query = typename Mma::Query;
+  using Key = typename Mma::Key;
+  using Acc = typename Mma::Acc;
+  static_assert(Mma::kWaveSize == WaveSize(kCore) && Mma::kDepth == OperandDepth(kCore));
+  static_assert(Mma::kAccElems * Mma::kWaveSize == 256, "an accumulator is a tile of 16 x 16");
+
+  static constexpr int kParts = NumParts(kCompute);
+  using Pairs = PartPairs<kParts>;
+  static constexpr int kThreads = kShape.threads(kCore);
+  static constexpr int kRowTiles = kShape.row_tiles;
+  static constexpr int kRowSlots = Mma::kRowsPerLane;
+  static constexpr int kKeys = kShape.keys;
+  static constexpr int kSubs = Mma::kDepth / 16;  // tiles of 16 in an operand's depth
+  static constexpr int kSteps = kDim / Mma::kDepth;
+  static constexpr int kKeyTiles = kShape.keys_per_wave() / 16;
+  static constexpr int kKeyGroups = kShape.keys_per_wave() / Mma::kDepth;
+  static constexpr int kDimTiles = kDim / 16;
+  static_assert(kDim % Mma::kDepth == 0 && kShape.keys_per_wave() % Mma::kDepth == 0);
+  static constexpr int kPartKeyBytes = kKeys * kDim * 2;
+  static constexpr int kPartQueryBytes = kShape.rows() * kDim * 2;
+
+  using Loader = KvLoader<Mma, kParts, kKeys, kDim, kThreads, kShape.stages>;
+
+  ATTND_ACCESSOR AttendBlock(const AttendArgs& args, const Item& item, const AttendTask& task)
+      : args_(args),
+        item_(item),
+        task_(task),
+        loader_(static_cast<int>(threadIdx.x), item.page_run) {
+    const int thread = static_cast<int>(threadIdx.x);
+    lane_ = thread % Mma::kWaveSize;
+    wave_ = thread / Mma::kWaveSize;
+    key_base_ = wave_ % kShape.key_waves * kShape.keys_per_wave();
+    wave_row_ = wave_ / kShape.key_waves * kRowTiles * 16;
+    first_row_ = task.row_begin + wave_row_ + Mma::Row(lane_, 0);
+    // A tile begins where 16 keys do: so does a page, and a run of keys of one thread.
+    key0_ = task.key_begin & ~15;
+    num_tiles_ = task.key_end > task.key_begin ? (task.key_end - key0_ + kKeys - 1) / kKeys : 0;
+    // What every row sees: the first and the last query's limits hold for those between them.
+    const int first_query = static_cast<int>(args.group.Quotient(task.row_begin));
+    const int last_query = static_cast<int>(args.group.Quotient(task.row_end - 1));
+    seen_by_all_ = {VisibleKeys(item, task, last_query).begin,
+                    VisibleKeys(item, task, first_query).end};
+  }
+
+  // ---- rows
+
+  ATTND_ACCESSOR int RowOf(int row_tile, int slot) const {
+    return first_row_ + 16 * row_tile + (Mma::Row(0, slot) - Mma::Row(0, 0));
+  }
+  ATTND_ACCESSOR int QueryOf(int row) const { return static_cast<int>(args_.group.Quotient(row)); }
+  ATTND_ACCESSOR int HeadOf(int row) const {
+    const int group = static_cast<int>(args_.group.divisor);
+    return task_.kv_head * group + row - QueryOf(row) * group;
+  }
+  ATTND_ACCESSOR int KeyOf(int key0, int key_tile, int i) const {
+    return key0 + key_base_ + key_tile / kSubs * Mma::kDepth +
+           Mma::Column(lane_, key_tile % kSubs, i);
+  }
+  ATTND_MEMBER int DimOf(int lane, int dim_tile, int i) {
+    return dim_tile / kSubs * Mma::kDepth + Mma::Column(lane, dim_tile % kSubs, i);
+  }
+
+  // ---- queries
+
+  // Rows past the last are zeros. A softmax scale below zero turns the queries' sign.
+  ATTND_ACCESSOR void LoadQueries() {
+    constexpr int kChunks = kDim / kChunk;
+    bool special = false;
+    for (int i = static_cast<int>(threadIdx.x); i < kShape.rows() * kChunks; i += kThreads) {
+      const int r = i / kChunks, chunk = i % kChunks;
+      const int row = task_.row_begin + r;
+      const std::byte* from = nullptr;
+      if (row < task_.row_end && chunk * kChunk < args_.head_dim_k) {
+        from = QueryRow(row) + chunk * kChunk * (kParts > 1 ? SizeOf(args_.q_type) : 2);
+      }
+      std::byte* to = LdsTile<kDim>::At(Lds(), 0, r, 0, chunk);
+      if constexpr (kParts == 1) {
+        U32x4 words{0, 0, 0, 0};
+        if (from != nullptr && item_.query_sign != 0.0f) {
+          words = *reinterpret_cast<const U32x4*>(from);
+          const uint32_t flip = item_.query_sign < 0.0f ? 0x80008000u : 0u;
+          ATTND_UNROLL
+          for (int w = 0; w < 4; ++w) words[w] = words[w] ^ flip;
+        }
+        *reinterpret_cast<U32x4*>(to) = words;
+      } else {
+        float x[kChunk] = {};
+        if (from != nullptr) LoadChunk(args_.q_type, from, x);
+        ATTND_UNROLL
+        for (int d = 0; d < kChunk; ++d) {
+          x[d] *= item_.query_sign;
+          if (!IsFinite(x[d])) {
+            special = true;
+            x[d] = 0.0f;
+          }
+        }
+        ATTND_UNROLL
+        for (int part = 0; part < kParts; ++part) {
+          U32x4 words;
+          ATTND_UNROLL
+          for (int w = 0; w < 4; ++w) {
+            words[w] = InterleaveHalves(FloatToBits(x[2 * w]), FloatToBits(x[2 * w + 1]), true);
+            x[2 * w] = WithoutHighPart(x[2 * w]);
+            x[2 * w + 1] = WithoutHighPart(x[2 * w + 1]);
+          }
+          *reinterpret_cast<U32x4*>(to + part * kPartQueryBytes) = words;
+        }
+      }
+    }
+    special_queries_ = BarrierWith<(kParts > 1)>(special);
+    if constexpr (!kShape.query_in_lds) {
+      ATTND_UNROLL
+      for (int part = 0; part < kParts; ++part) {
+        ATTND_UNROLL
+        for (int m = 0; m < kRowTiles; ++m) {
+          ATTND_UNROLL
+          for (int step = 0; step < kSteps; ++step) {
+            queries_[part][m][step] = QueryFromLds(part, m, step, lane_);
+          }
+        }
+      }
+      BlockBarrier();  // tiles of keys take the place of the queries
+    }
+  }
+  ATTND_ACCESSOR const std::byte* QueryRow(int row) const {
+    return item_.q.data + QueryOf(row) * item_.q.token_stride_bytes +
+           HeadOf(row) * item_.q.head_stride_bytes;
+  }
+  ATTND_ACCESSOR Query QueryFromLds(int part, int row_tile, int step, int lane) const {
+    return Mma::template LoadQuery<kDim>(Lds() + part * kPartQueryBytes, wave_row_ + 16 * row_tile,
+                                         step, lane);
+  }
+
+  // ---- the ring of tiles
+
+  template <bool kCollect>
+  ATTND_MEMBER bool BarrierWith(bool mine) {
+    if constexpr (kCollect) return BlockBarrierOr(mine);
+    BlockBarrier();
+    return false;
+  }
+
+  // Of K (even) and V (odd) tiles in the order of their use.
+  template <bool kValues>
+  ATTND_ACCESSOR std::byte* TileAt(int slot) const {
+    std::byte* ring = Lds() + kLds.tile_offset;
+    if constexpr (kShape.stages == 1) return ring;
+    if constexpr (kShape.stages == 2) return ring + (kValues ? kLds.tile_bytes : 0);
+    return ring + slot * kLds.tile_bytes;
+  }
+  ATTND_MEMBER int NextSlot(int slot) { return slot + 1 == kShape.stages ? 0 : slot + 1; }
+
+  // Issues the next load of the sequence K, V, K, V, ...; past the last there is none.
+  template <bool kValues>
+  ATTND_ACCESSOR void IssueNext() {
+    if (issue_tile_ < num_tiles_) {
+      const int key0 = key0_ + issue_tile_ * kKeys;
+      if constexpr (!kValues) loader_.Advance();
+      loader_.template Issue<kValues>(source_, key0, TileAt<kValues>(issue_slot_));
+      if constexpr (!kValues) loader_.Locate(source_, key0 + kKeys);
+    }
+    if constexpr (kValues) ++issue_tile_;
+    issue_slot_ = NextSlot(issue_slot_);
+    if constexpr (Loader::kAsync) nv::CommitCopies();
+  }
+
+  // Waits until the tile in use is in LDS and starts the load that takes the freed place. Returns
+  // whether the tile had NaN or infinities.
+  template <bool kValues>
+  ATTND_ACCESSOR bool Arrive(int key0, bool masked) {
+    // NaN among values must not meet the zero weights of rows that do not see it.
+    constexpr bool kCollects = kValues || kParts > 1;
+    if constexpr (Loader::kInPlace) {
+      BlockBarrier();  // everyone is done with the tile before
+      if constexpr (!kValues) loader_.Advance();
+    }
+    bool special = loader_.template Commit<kValues>(source_, key0, kValues && masked,
+                                                    TileAt<kValues>(use_slot_));
+    if constexpr (Loader::kInPlace && !kValues) loader_.Locate(source_, key0 + kKeys);
+    if (kCollects && (masked || kParts > 1)) {
+      special = BlockBarrierOr(special);
+    } else {
+      BlockBarrier();
+      special = false;
+    }
+    if constexpr (!Loader::kInPlace) {
+      // The number of loads on their way is odd where stages are even: the next is of the other
+      // kind.
+      constexpr bool kNextIsValues = kValues == (kShape.stages % 2 == 1 && Loader::kAsync);
+      IssueNext<kNextIsValues>();
+    }
+    return special;
+  }
+
+  ATTND_ACCESSOR void VisitTiles() {
+    ATTND_UNROLL
+    for (int m = 0; m < kRowTiles; ++m) {
+      ATTND_UNROLL
+      for (int d = 0; d < kDimTiles; ++d) out_[m][d] = Acc{};
+      ATTND_UNROLL
+      for (int r = 0; r < kRowSlots; ++r) {
+        largest_[m][r] = MinusInfinity();
+        sum_[m][r] = 0.0f;
+      }
+    }
+    if (num_tiles_ == 0) return;
+    loader_.Locate(source_, key0_);
+    if constexpr (!Loader::kInPlace) {
+      IssueNext<false>();
+      if constexpr (Loader::kAsync && kShape.stages >= 3) IssueNext<true>();
+      if constexpr (Loader::kAsync && kShape.stages >= 4) IssueNext<false>();
+      static_assert(kShape.stages <= 4);
+    }
+    for (int tile = 0; tile < num_tiles_; ++tile) {
+      const int key0 = key0_ + tile * kKeys;
+      const bool all_seen = key0 >= seen_by_all_.begin && key0 + kKeys <= seen_by_all_.end &&
+                            !(kGeneral && item_.tree_mask != nullptr);
+      if (all_seen) {
+        VisitTile<false>(key0);
+      } else {
+        VisitTile<true>(key0);
+      }
+    }
+  }
+
+  template <bool kMasked>
+  ATTND_ACCESSOR void VisitTile(int key0) {
+    Acc scores[kRowTiles][kKeyTiles];
+    const bool special_keys = Arrive<false>(key0, kMasked);
+    MultiplyKeys(TileAt<false>(use_slot_), scores);
+    if constexpr (kParts > 1) {
+      if (special_keys || special_queries_) MultiplySpecial(key0, scores);
+    }
+    use_slot_ = NextSlot(use_slot_);
+
+    float rescale[kRowTiles][kRowSlots];
+    ATTND_UNROLL
+    for (int m = 0; m < kRowTiles; ++m) {
+      if constexpr (kGeneral) ShapeScores(key0, m, scores[m]);
+      if constexpr (kMasked) MaskScores(key0, m, scores[m]);
+      Softmax(scores[m], largest_[m], sum_[m], rescale[m]);
+      if constexpr (kGeneral) DropWeights(key0, m, scores[m]);
+      if constexpr (kParts == 1) {
+        ATTND_UNROLL
+        for (int d = 0; d < kDimTiles; ++d) {
+          ATTND_UNROLL
+          for (int i = 0; i < Mma::kAccElems; ++i) {
+            out_[m][d][i] *= rescale[m][Mma::RowSlot(i)];
+          }
+        }
+      }
+    }
+    Query weights[kParts][kRowTiles][kKeyGroups];
+    ATTND_UNROLL
+    for (int m = 0; m < kRowTiles; ++m) CutWeights(scores[m], m, weights);
+
+    const bool special_values = Arrive<true>(key0, kMasked);
+    MultiplyValues(TileAt<true>(use_slot_), weights, rescale);
+    if (special_values) AddSpecialValues(key0);
+    use_slot_ = NextSlot(use_slot_);
+  }
+
+  // ---- scores
+
+  ATTND_ACCESSOR void MultiplyKeys(const std::byte* tile, Acc (&scores)[kRowTiles][kKeyTiles]) {
+    const int lane = Mma::Remat(lane_);
+    ATTND_UNROLL
+    for (int m = 0; m < kRowTiles; ++m) {
+      ATTND_UNROLL
+      for (int n = 0; n < kKeyTiles; ++n) scores[m][n] = Acc{};
+    }
+    ATTND_UNROLL
+    for (int step = 0; step < kSteps; ++step) {
+      if constexpr (kShape.query_in_lds) {
+        ATTND_UNROLL
+        for (int part = 0; part < kParts; ++part) {
+          ATTND_UNROLL
+          for (int m = 0; m < kRowTiles; ++m) {
+            queries_[part][m][0] = QueryFromLds(part, m, step, lane);
+          }
+        }
+      }
+      ATTND_UNROLL
+      for (int n = 0; n < kKeyTiles; ++n) {
+        Key keys[kParts];
+        ATTND_UNROLL
+        for (int part = 0; part < kParts; ++part) {
+          keys[part] = Mma::template LoadKey<kDim>(tile + part * kPartKeyBytes, n / kSubs,
+                                                   n % kSubs, step, lane, key_base_);
+        }
+        ATTND_UNROLL
+        for (int m = 0; m < kRowTiles; ++m) {
+          ATTND_UNROLL
+          for (int pair = 0; pair < Pairs::kCount; ++pair) {
+            Mma::MultiplyAdd(scores[m][n],
+                             queries_[Pairs::At(pair).query][m][kShape.query_in_lds ? 0 : step],
+                             keys[Pairs::At(pair).key]);
+          }
+        }
+      }
+    }
+  }
+
+  // Parts hold finite numbers only: the scores of queries and keys with others, by plain
+  // arithmetic.
+  ATTND_ACCESSOR void MultiplySpecial(int key0, Acc (&scores)[kRowTiles][kKeyTiles]) {
+    for (int m = 0; m < kRowTiles; ++m) {
+      for (int n = 0; n < kKeyTiles; ++n) {
+        for (int i = 0; i < Mma::kAccElems; ++i) {
+          const int row = RowOf(m, Mma::RowSlot(i)), key = KeyOf(key0, n, i);
+          if (row >= task_.row_end || key >= task_.key_end) continue;
+          const std::byte* q = QueryRow(row);
+          const std::byte* k = source_.template Row<false>(source_.Find(key));
+          float product = 0.0f;
+          bool special = false;
+          for (int d = 0; d < args_.head_dim_k; ++d) {
+            const float a = LoadNumber(args_.q_type, q, d) * item_.query_sign;
+            const float b = LoadNumber(args_.kv_type, k, d);
+            special |= !IsFinite(a) || !IsFinite(b);
+            product += a * b;
+          }
+          if (special) SetElement(scores, m, n, i, product);
+        }
+      }
+    }
+  }
+  // Registers have no index at run time.
+  ATTND_MEMBER void SetElement(Acc (&scores)[kRowTiles][kKeyTiles], int m, int n, int i, float x) {
+    ATTND_UNROLL
+    for (int mm = 0; mm < kRowTiles; ++mm) {
+      ATTND_UNROLL
+      for (int nn = 0; nn < kKeyTiles; ++nn) {
+        ATTND_UNROLL
+        for (int ii = 0; ii < Mma::kAccElems; ++ii) {
+          if (mm == m && nn == n && ii == i) scores[mm][nn][ii] = x;
+        }
+      }
+    }
+  }
+
+  ATTND_ACCESSOR void ShapeScores(int key0, int row_tile, Acc (&scores)[kKeyTiles]) {
+    ATTND_UNROLL
+    for (int r = 0; r < kRowSlots; ++r) {
+      const int row = RowOf(row_tile, r);
+      if (row >= task_.row_end) continue;
+      const int query = QueryOf(row), head = HeadOf(row);
+      ATTND_UNROLL
+      for (int n = 0; n < kKeyTiles; ++n) {
+        ATTND_UNROLL
+        for (int i = 0; i < Mma::kAccElems; ++i) {
+          if (Mma::RowSlot(i) != r) continue;
+          scores[n][i] = ShapedScore(item_, scores[n][i], query, head, KeyOf(key0, n, i));
+        }
+      }
+    }
+  }
+
+  ATTND_ACCESSOR void MaskScores(int key0, int row_tile, Acc (&scores)[kKeyTiles]) {
+    ATTND_UNROLL
+    for (int r = 0; r < kRowSlots; ++r) {
+      const int query = QueryOf(RowOf(row_tile, r));
+      const Range seen = VisibleKeys(item_, task_, query);
+      ATTND_UNROLL
+      for (int n = 0; n < kKeyTiles; ++n) {
+        ATTND_UNROLL
+        for (int i = 0; i < Mma::kAccElems; ++i) {
+          if (Mma::RowSlot(i) != r) continue;
+          const int key = KeyOf(key0, n, i);
+          bool sees = key >= seen.begin && key < seen.end;
+          if constexpr (kGeneral) sees = sees && TreeAllows(item_, query, key);
+          if (!sees) scores[n][i] = MinusInfinity();
+        }
+      }
+    }
+  }
+
+  // Scores become weights relative to the row's largest score so far; `rescale` is what earlier
+  // results are multiplied by.
+  ATTND_ACCESSOR void Softmax(Acc (&scores)[kKeyTiles], float (&largest)[kRowSlots],
+                              float (&sum)[kRowSlots], float (&rescale)[kRowSlots]) {
+    float offset[kRowSlots];  // in units of the exponent
+    float base[kRowSlots];    // in units of the score
+    ATTND_UNROLL
+    for (int r = 0; r < kRowSlots; ++r) base[r] = largest[r];
+    ATTND_UNROLL
+    for (int n = 0; n < kKeyTiles; ++n) {
+      ATTND_UNROLL
+      for (int i = 0; i < Mma::kAccElems; ++i) {
+        base[Mma::RowSlot(i)] = fmaxf(base[Mma::RowSlot(i)], scores[n][i]);
+      }
+    }
+    ATTND_UNROLL
+    for (int r = 0; r < kRowSlots; ++r) {
+      const float before = largest[r];
+      largest[r] = Mma::RowMax(base[r]);
+      base[r] = largest[r] == MinusInfinity() ? 0.0f : largest[r];
+      if constexpr (kParts > 1) {
+        rescale[r] = Exp2((before - base[r]) * unit_);
+      } else {
+        // One multiply-add a score. Its rounding is the same for all scores of the row and cancels;
+        // but from 2^24 on it is more than the exponent takes, and the difference goes first.
+        offset[r] = base[r] * unit_;
+        if (fabsf(offset[r]) <= 0x1p24f) {
+          rescale[r] = Exp2(before * unit_ - offset[r]);
+          base[r] = 0.0f;
+        } else {
+          rescale[r] = Exp2((before - base[r]) * unit_);
+          offset[r] = 0.0f;
+        }
+      }
+      sum[r] *= rescale[r];
+    }
+    if constexpr (kParts == 1) {
+      bool large = false;
+      ATTND_UNROLL
+      for (int r = 0; r < kRowSlots; ++r) large |= base[r] != 0.0f;
+      if (large) {
+        ATTND_UNROLL
+        for (int n = 0; n < kKeyTiles; ++n) {
+          ATTND_UNROLL
+          for (int i = 0; i < Mma::kAccElems; ++i) scores[n][i] -= base[Mma::RowSlot(i)];
+        }
+      }
+    }
+    ATTND_UNROLL
+    for (int n = 0; n < kKeyTiles; ++n) {
+      ATTND_UNROLL
+      for (int i = 0; i < Mma::kAccElems; ++i) {
+        const int r = Mma::RowSlot(i);
+        float exponent;
+        if constexpr (kParts > 1) {
+          exponent = (scores[n][i] - base[r]) * unit_;
+        } else {
+          exponent = scores[n][i] * unit_ - offset[r];
+        }
+        const float weight = Exp2(exponent);
+        sum[r] += weight;
+        scores[n][i] = weight;
+      }
+    }
+  }
+
+  // After the sum, which knows no dropout.
+  ATTND_ACCESSOR void DropWeights(int key0, int row_tile, Acc (&weights)[kKeyTiles]) {
+    if (item_.dropout_threshold == 0) return;
+    ATTND_UNROLL
+    for (int n = 0; n < kKeyTiles; ++n) {
+      ATTND_UNROLL
+      for (int i = 0; i < Mma::kAccElems; ++i) {
+        const int row = RowOf(row_tile, Mma::RowSlot(i));
+        if (!DropoutKeeps(item_, QueryOf(row), HeadOf(row), KeyOf(key0, n, i))) {
+          weights[n][i] = 0.0f;
+        }
+      }
+    }
+  }
+
+  // Weights to operands; those of kF32 in three parts.
+  ATTND_ACCESSOR void CutWeights(Acc (&weights)[kKeyTiles], int row_tile,
+                                 Query (&to)[kParts][kRowTiles][kKeyGroups]) {
+    ATTND_UNROLL
+    for (int part = 0; part < kParts; ++part) {
+      ATTND_UNROLL
+      for (int g = 0; g < kKeyGroups; ++g) {
+        if constexpr (kParts == 1) {
+          to[0][row_tile][g] = Mma::ToWeights(&weights[g * kSubs], lane_);
+        } else {
+          Acc high[kSubs];
+          ATTND_UNROLL
+          for (int t = 0; t < kSubs; ++t) {
+            ATTND_UNROLL
+            for (int i = 0; i < Mma::kAccElems; ++i) {
+              float x = weights[g * kSubs + t][i];
+              high[t][i] = BitsToFloat(FloatToBits(x) & 0xffff0000u);
+              weights[g * kSubs + t][i] = WithoutHighPart(x);
+            }
+          }
+          to[part][row_tile][g] = Mma::ToWeights(high, lane_);
+        }
+      }
+    }
+  }
+
+  // ---- values
+
+  ATTND_ACCESSOR void MultiplyValues(const std::byte* tile,
+                                     const Query (&weights)[kParts][kRowTiles][kKeyGroups],
+                                     const float (&rescale)[kRowTiles][kRowSlots]) {
+    const int lane = Mma::Remat(lane_);
+    constexpr int kRow = Mma::kValuesTransposed ? kKeys : kDim;
+    if constexpr (kParts == 1) {
+      ATTND_UNROLL
+      for (int g = 0; g < kKeyGroups; ++g) {
+        ATTND_UNROLL
+        for (int d = 0; d < kDimTiles; ++d) {
+          const Key value =
+              Mma::template LoadValue<kRow>(tile, d / kSubs, d % kSubs, g, lane, key_base_);
+          ATTND_UNROLL
+          for (int m = 0; m < kRowTiles; ++m) Mma::MultiplyAdd(out_[m][d], weights[0][m][g], value);
+        }
+      }
+    } else {
+      // Matrix cores may cut what they add up instead of rounding it. Over a long context that
+      // would add up too: each tile starts from zero, and its result is added by plain arithmetic.
+      ATTND_UNROLL
+      for (int d = 0; d < kDimTiles; ++d) {
+        Acc tile_out[kRowTiles];
+        ATTND_UNROLL
+        for (int m = 0; m < kRowTiles; ++m) tile_out[m] = Acc{};
+        ATTND_UNROLL
+        for (int g = 0; g < kKeyGroups; ++g) {
+          Key values[kParts];
+          ATTND_UNROLL
+          for (int part = 0; part < kParts; ++part) {
+            values[part] = Mma::template LoadValue<kRow>(tile + part * kPartKeyBytes, d / kSubs,
+                                                         d % kSubs, g, lane, key_base_);
+          }
+          ATTND_UNROLL
+          for (int m = 0; m < kRowTiles; ++m) {
+            ATTND_UNROLL
+            for (int pair = 0; pair < Pairs::kCount; ++pair) {
+              Mma::MultiplyAdd(tile_out[m], weights[Pairs::At(pair).query][m][g],
+                               values[Pairs::At(pair).key]);
+            }
+          }
+        }
+        ATTND_UNROLL
+        for (int m = 0; m < kRowTiles; ++m) {
+          ATTND_UNROLL
+          for (int i = 0; i < Mma::kAccElems; ++i) {
+            out_[m][d][i] = out_[m][d][i] * rescale[m][Mma::RowSlot(i)] + tile_out[m][i];
+          }
+        }
+      }
+    }
+  }
+
+  // NaN for the rows that see a value which is not finite; the tile had zeros in its place.
+  ATTND_ACCESSOR void AddSpecialValues(int key0) {
+    for (int j = 0; j < kShape.keys_per_wave(); ++j) {
+      const int key = key0 + key_base_ + j;
+      if (key < task_.key_begin || key >= task_.key_end) continue;
+      const std::byte* v = source_.template Row<true>(source_.Find(key));
+      ATTND_UNROLL
+      for (int m = 0; m < kRowTiles; ++m) {
+        ATTND_UNROLL
+        for (int d = 0; d < kDimTiles; ++d) {
+          ATTND_UNROLL
+          for (int i = 0; i < Mma::kAccElems; ++i) {
+            const int dim = DimOf(lane_, d, i), query = QueryOf(RowOf(m, Mma::RowSlot(i)));
+            if (dim >= args_.head_dim_v) continue;
+            const Range seen = VisibleKeys(item_, task_, query);
+            bool sees = key >= seen.begin && key < seen.end;
+            if constexpr (kGeneral) sees = sees && TreeAllows(item_, query, key);
+            if (sees && !IsFinite(LoadNumber(args_.kv_type, v, dim))) out_[m][d][i] = NaN();
+          }
+        }
+      }
+    }
+  }
+
+  // ---- results
+
+  // Rows pass through LDS, where the waves that shared them are added up, and leave in chunks.
+  ATTND_ACCESSOR void Finish() {
+    constexpr int kOutputDims = OutputDims(kDim);
+    constexpr int kChunks = kOutputDims / kChunk;
+    auto* rows = reinterpret_cast<float*>(Lds());
+    auto* statistics = reinterpret_cast<float*>(Lds() + kLds.statistics_offset);
+    ATTND_UNROLL
+    for (int m = 0; m < kRowTiles; ++m) {
+      ATTND_UNROLL
+      for (int dims = 0; dims < kDim; dims += kOutputDims) {
+        BlockBarrier();  // everyone is done with what was there
+        float* mine = rows + wave_ * 16 * kLds.output_stride;
+        ATTND_UNROLL
+        for (int d = dims / 16; d < (dims + kOutputDims) / 16; ++d) {
+          ATTND_UNROLL
+          for (int i = 0; i < Mma::kAccElems; ++i) {
+            mine[Mma::Row(lane_, Mma::RowSlot(i)) * kLds.output_stride + DimOf(lane_, d, i) -
+                 dims] = out_[m][d][i];
+          }
+        }
+        if (dims == 0) {
+          ATTND_UNROLL
+          for (int r = 0; r < kRowSlots; ++r) {
+            const float sum = Mma::RowSum(sum_[m][r]);
+            if (Mma::LeadsRow(lane_)) {
+              float* to = statistics + (wave_ * 16 + Mma::Row(lane_, r)) * 2;
+              to[0] = largest_[m][r];
+              to[1] = sum;
+            }
+          }
+        }
+        BlockBarrier();
+        for (int i = static_cast<int>(threadIdx.x); i < kShape.row_waves * 16 * kChunks;
+             i += kThreads) {
+          FinishChunk(rows, statistics, m, dims, i / kChunks, i % kChunks);
+        }
+      }
+    }
+  }
+
+  // Chunk `chunk` of the dims in LDS, of row `r` of the 16 rows of each wave with its own rows.
+  ATTND_ACCESSOR void FinishChunk(const float* rows, const float* statistics, int row_tile,
+                                  int dims, int r, int chunk) {
+    const int row_wave = r / 16;
+    const int row = task_.row_begin + (row_wave * kRowTiles + row_tile) * 16 + r % 16;
+    const int dim = dims + chunk * kChunk;
+    if (row >= task_.row_end || dim >= args_.head_dim_v) return;
+    // The waves that have a share of this row.
+    const int first = row_wave * kShape.key_waves * 16 + r % 16;
+    float largest = MinusInfinity();
+    ATTND_UNROLL
+    for (int w = 0; w < kShape.key_waves; ++w) {
+      largest = fmaxf(largest, statistics[(first + w * 16) * 2]);
+    }
+    const float base = largest == MinusInfinity() ? 0.0f : largest;
+    float sum = 0.0f;
+    float values[kChunk] = {};
+    ATTND_UNROLL
+    for (int w = 0; w < kShape.key_waves; ++w) {
+      const float* of_wave = statistics + (first + w * 16) * 2;
+      const float share = kShape.key_waves == 1 ? 1.0f : Exp2((of_wave[0] - base) * unit_);
+      sum += share * of_wave[1];
+      const float* from = rows + (first + w * 16) * kLds.output_stride + chunk * kChunk;
+      ATTND_UNROLL
+      for (int i = 0; i < kChunk; ++i) values[i] += share * from[i];
+    }
+    if (task_.partial_row >= 0) {
+      const int64_t to = task_.partial_row + row - task_.row_begin;
+      if (dim == 0) {
+        args_.partial.largest[to] = largest;
+        args_.partial.sums[to] = sum;
+      }
+      StoreChunk(Type::kF32,
+                 reinterpret_cast<std::byte*>(args_.partial.values + to * args_.head_dim_v + dim),
+                 values);
+      return;
+    }
+    const int query = QueryOf(row), head = HeadOf(row);
+    const RowResult result = FinishRow(item_, head, largest, sum, unit_);
+    ATTND_UNROLL
+    for (int i = 0; i < kChunk; ++i) values[i] = result.any ? values[i] * result.factor : 0.0f;
+    StoreChunk(args_.q_type, OutputRow(item_, query, head) + dim * SizeOf(args_.q_type), values);
+    if (dim == 0) StoreLse(item_, query, head, result.lse);
+  }
+
+  const AttendArgs& args_;
+  const Item& item_;
+  const AttendTask task_;
+  const KvSource source_{item_.k + task_.kv_head * item_.k_head_stride_bytes,
+                         item_.v + task_.kv_head* item_.v_head_stride_bytes,
+                         item_.page_offsets,
+                         item_.k_token_stride_bytes,
+                         item_.v_token_stride_bytes,
+                         item_.page_size,
+                         item_.num_pages,
+                         task_.key_end,
+                         args_.head_dim_k,
+                         args_.head_dim_v,
+                         args_.kv_type};
+  // 2^(score * unit_) is the weight of a score; general scores are in natural units already.
+  const float unit_ = kGeneral ? kLog2E : item_.scale * kLog2E;
+  Loader loader_;
+  int lane_, wave_;
+  int key_base_;   // of the wave's keys in a tile
+  int wave_row_;   // of the wave's rows in the block
+  int first_row_;  // of the lane, in the item
+  int key0_;
+  int num_tiles_;
+  Range seen_by_all_;
+  bool special_queries_ = false;
+  int issue_tile_ = 0, issue_slot_ = 0, use_slot_ = 0;
+
+  Query queries_[kParts][kRowTiles][kShape.query_in_lds ? 1 : kSteps];
+  Acc out_[kRowTiles][kDimTiles];
+  float largest_[kRowTiles][kRowSlots];
+  float sum_[kRowTiles][kRowSlots];
+};
+
+#endif  // ATTND_DEVICE_CODE
+
+template <class TargetT, Compute kCompute, int kDim, Phase kPhase, bool kGeneral>
+__global__ void __launch_bounds__(
+    TileShapeFor(TargetT::kCore, kCompute, kDim, kPhase).threads(TargetT::kCore))
+    AttendKernel(const AttendArgs args) {
+#if ATTND_DEVICE_CODE
+  AttendBlock<TargetT, kCompute, kDim, kPhase, kGeneral>::Run(args);
+#endif
+}
+
+}  // namespace attnd::gpu

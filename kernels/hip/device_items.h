@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From attnd::AttentionItem to gpu::Item, what kernels read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/attention/params.h"
+#include "kernels/hip/args.h"
+#include "kernels/hip/upload_ring.h"
+
+namespace attnd {
+
+// Rows of tensors and pages lie on multiples of this.
+inline constexpr int64_t kRowAlignmentBytes = 16;
+
+// INVALID_ARGUMENT names the operand of item `index` that is not aligned.
+absl::Status CheckAlignment(const AttentionParams& params, const AttentionItem& item, size_t index);
+
+// Bytes that UploadItem writes for an item beside the item itself, at most.
+size_t OptionBytes(const AttentionParams& params, const AttentionItem& item);
+
+// The item, its block table and options appended to the upload.
+gpu::Item UploadItem(const AttentionParams& params, const AttentionItem& item,
+                     UploadWriter& writer);
+
+}  // namespace attnd

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a kernel sees of its platform: lanes, waves, barriers, LDS and 16-byte copies, by one set of
+// names on AMD (hipcc), on NVIDIA (nvcc) and on the host (simt_host).
+//
+// Which <hip/hip_runtime.h> is found decides the platform: ROCm's, nvidia/hip/hip_runtime.h or
+// simt_host/hip/hip_runtime.h. A wave is 32 lanes (RDNA, NVIDIA) or 64 (CDNA): a trait says which.
+// All functions here are for device code; collectives are called by every lane of a wave.
+#pragma once
+
+#include <hip/hip_runtime.h>
+
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+
+// Exactly one of the three is 1.
+#if defined(ATTND_SIMT_HOST)
+#define ATTND_GPU_SIMT 1
+#define ATTND_GPU_NVIDIA 0
+#define ATTND_GPU_AMD 0
+#elif defined(__CUDACC__)
+#define ATTND_GPU_SIMT 0
+#define ATTND_GPU_NVIDIA 1
+#define ATTND_GPU_AMD 0
+#else
+#define ATTND_GPU_SIMT 0
+#define ATTND_GPU_NVIDIA 0
+#define ATTND_GPU_AMD 1
+#endif
+
+// hipcc compiles a source once for the host and once a target; the host's pass needs no bodies.
+#if ATTND_GPU_AMD && !defined(__HIP_DEVICE_COMPILE__)
+#define ATTND_DEVICE_CODE 0
+#else
+#define ATTND_DEVICE_CODE 1
+#endif
+
+#if ATTND_GPU_SIMT
+#include "kernels/hip/simt_host/device.h"
+#define ATTND_DEVICE static inline
+#define ATTND_MEMBER static
+#define ATTND_ACCESSOR inline
+#define ATTND_UNROLL
+#else
+#define ATTND_DEVICE static __device__ __forceinline__
+#define ATTND_MEMBER static __device__ __forceinline__
+#define ATTND_ACCESSOR __device__ __forceinline__
+#define ATTND_UNROLL _Pragma("unroll")
+#endif
+
+// What may be checked on the device in a debug build: a kernel stops rather than read what it was
+// not given.
+#if ATTND_GPU_SIMT
+#define ATTND_DEVICE_CHECK(condition) assert(condition)
+#elif defined(ATTND_CHECK_ON_DEVICE)
+#define ATTND_DEVICE_CHECK(condition) \
+  do {                                \
+    if (!(condition)) __trap();       \
+  } while (false)
+#else
+#define ATTND_DEVICE_CHECK(condition) \
+  do {                                \
+  } while (false)
+#endif
+
+namespace attnd::gpu {
+
+#if ATTND_GPU_SIMT
+// simt_host/device.h has them all.
+#else
+// The block's LDS (shared memory), as many bytes as the launch gave, aligned to 128.
+ATTND_DEVICE std::byte* Lds() {
+  extern __shared__ __align__(128) unsigned char attnd_lds[];
+  return reinterpret_cast<std::byte*>(attnd_lds);
+}
+// Everything the block wrote to LDS before is seen by everyone in it after.
+ATTND_DEVICE void BlockBarrier() { __syncthreads(); }
+// The same, and whether any lane of the block passed true.
+ATTND_DEVICE bool BlockBarrierOr(bool mine) { return __syncthreads_or(mine) != 0; }
+// The value of the lane whose number differs in the bits of `mask`.
+ATTND_DEVICE float ShuffleXor(float value, int mask) {
+#if ATTND_GPU_NVIDIA
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+#else
+  return __shfl_xor(value, mask);
+#endif
+}
+ATTND_DEVICE float BitsToFloat(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+ATTND_DEVICE uint32_t FloatToBits(float value) { return __builtin_bit_cast(uint32_t, value); }
+// 2^x, to 2 units in the last place; denormal results may come out as 0.
+ATTND_DEVICE float Exp2(float x) {
+#if ATTND_GPU_NVIDIA
+  float y;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#elif ATTND_DEVICE_CODE
+  return __builtin_amdgcn_exp2f(x);
+#else
+  return x;
+#endif
+}
+#endif
+
+}  // namespace attnd::gpu

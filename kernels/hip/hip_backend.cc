@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/hip/hip_backend.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/hip/append.h"
+#include "kernels/hip/device_items.h"
+#include "kernels/hip/kernel_table.h"
+#include "kernels/hip/launch.h"
+#include "kernels/hip/merge.h"
+#include "kernels/hip/plan.h"
+#include "kernels/hip/upload_ring.h"
+
+namespace attnd {
+namespace {
+
+Capabilities HipCapabilities(std::string architecture) {
+  Capabilities capabilities;
+  capabilities.backend = "hip";
+  capabilities.isa = std::move(architecture);
+  for (DType q : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (DType kv : {DType::kF32, DType::kF16, DType::kBF16}) {
+      capabilities.dtypes.emplace_back(q, kv);
+    }
+  }
+  for (int32_t dim : {32, 64, 80, 96, 128, 192, 256}) capabilities.head_dims.emplace_back(dim, dim);
+  capabilities.head_dims.emplace_back(192, 128);
+  capabilities.any_head_dims = true;
+  capabilities.head_dim_multiple = gpu::kHeadDimMultiple;
+  capabilities.max_head_dim = gpu::kMaxHeadDim;
+  capabilities.max_page_size_tokens = gpu::kFar;
+  for (Feature feature : kAllFeatures) capabilities.features.Add(feature);
+  return capabilities;
+}
+
+class PlanHolder final : public LaunchPlan {
+ public:
+  HipPlan plan;
+};
+
+gpu::Type TypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return gpu::Type::kF32;
+    case DType::kF16:
+      return gpu::Type::kF16;
+    case DType::kBF16:
+      return gpu::Type::kBF16;
+  }
+  return gpu::Type::kF32;
+}
+
+class HipBackend final : public AttentionBackend {
+ public:
+  HipBackend(HipDevice& device, std::string architecture, gpu::Core core)
+      : device_(device),
+        core_(core),
+        table_(gpu::KernelTableFor(core)),
+        capabilities_(HipCapabilities(std::move(architecture))) {}
+
+  absl::Status Init(const HipBackendOptions& options) {
+    ATTND_RETURN_IF_ERROR(device_.Use());
+    ATTND_ASSIGN_OR_RETURN(uploads_,
+                           UploadRing::Make(device_, options.launches, options.upload_bytes));
+    ATTND_ASSIGN_OR_RETURN(workspace_, device_.Allocate(options.workspace_bytes));
+    for (gpu::Compute compute : {gpu::Compute::kF16, gpu::Compute::kBF16, gpu::Compute::kF32}) {
+      for (int dim : gpu::kHeadDims) {
+        for (gpu::Phase phase : {gpu::Phase::kPrefill, gpu::Phase::kDecode}) {
+          const auto lds =
+              static_cast<size_t>(gpu::LdsLayoutFor(core_, compute, dim, phase).total_bytes);
+          for (bool general : {false, true}) {
+            ATTND_RETURN_IF_HIP_ERROR(
+                device_.fence(), gpu::AllowLds(table_.attend(compute, dim, phase, general), lds));
+          }
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Capabilities& capabilities() const override { return capabilities_; }
+  absl::Status Supports(const KernelKey& key) const override {
+    return CheckSupported(capabilities_, key);
+  }
+  std::unique_ptr<LaunchPlan> NewPlan() const override { return std::make_unique<PlanHolder>(); }
+
+  absl::Status Plan(const AttentionParams& params, LaunchPlan& plan) const override {
+    ATTND_RETURN_IF_ERROR(Supports(params.key));
+    for (size_t i = 0; i < params.items.size(); ++i) {
+      ATTND_RETURN_IF_ERROR(CheckAlignment(params, params.items[i], i));
+    }
+    return MakeHipPlan(params, core_, static_cast<PlanHolder&>(plan).plan);
+  }
+
+  absl::Status Launch(Stream& stream, const LaunchPlan& launch_plan,
+                      const AttentionParams& params) override {
+    const HipPlan& plan = static_cast<const PlanHolder&>(launch_plan).plan;
+    auto& hip_stream = static_cast<HipStream&>(stream);
+    ATTND_RETURN_IF_ERROR(hip_stream.Use());
+    ATTND_RETURN_IF_ERROR(ReserveWorkspace(plan, params));
+    ATTND_ASSIGN_OR_RETURN(UploadRing::Block * block, uploads_->Take(UploadSize(plan, params)));
+
+    UploadWriter writer(*block);
+    const Uploaded uploaded = Write(plan, params, writer);
+    ATTND_RETURN_IF_ERROR(uploads_->Send(*block, writer.size(), hip_stream));
+    ATTND_RETURN_IF_ERROR(LaunchAppends(plan, params, uploaded, hip_stream));
+    for (gpu::Phase phase : {gpu::Phase::kPrefill, gpu::Phase::kDecode}) {
+      ATTND_RETURN_IF_ERROR(LaunchAttends(plan, params, uploaded, phase, hip_stream));
+    }
+    ATTND_RETURN_IF_ERROR(LaunchMerges(plan, params, uploaded, hip_stream));
+    return uploads_->Done(*block, hip_stream);
+  }
+
+ private:
+  // Device addresses of what a launch reads.
+  struct Uploaded {
+    const gpu::Item* items;
+    const gpu::AppendTask* appends;
+    const gpu::AttendTask* attends[gpu::kNumPhases];
+    const gpu::MergeTask* merges;
+  };
+
+  static Bytes UploadSize(const HipPlan& plan, const AttentionParams& params) {
+    const auto padded = [](const auto& tasks) {
+      return UploadWriter::Padded(tasks.size() * sizeof(tasks[0]));
+    };
+    size_t bytes = UploadWriter::Padded(params.items.size() * sizeof(gpu::Item)) +
+                   padded(plan.appends) + padded(plan.merges);
+    for (const auto& attends : plan.attends) bytes += padded(attends);
+    for (const AttentionItem& item : params.items) bytes += OptionBytes(params, item);
+    return Bytes(bytes);
+  }
+
+  static Uploaded Write(const HipPlan& plan, const AttentionParams& params, UploadWriter& writer) {
+    Uploaded uploaded;
+    uploaded.items = writer.DeviceAddress<gpu::Item>();
+    const std::span<gpu::Item> items = writer.Reserve<gpu::Item>(params.items.size());
+    for (size_t i = 0; i < items.size(); ++i) {
+      items[i] = UploadItem(params, params.items[i], writer);
+    }
+    uploaded.appends = writer.Append(std::span<const gpu::AppendTask>(plan.appends));
+    for (int phase = 0; phase < gpu::kNumPhases; ++phase) {
+      uploaded.attends[phase] =
+          writer.Append(std::span<const gpu::AttendTask>(plan.attends[phase]));
+    }
+    uploaded.merges = writer.Append(std::span<const gpu::MergeTask>(plan.merges));
+    return uploaded;
+  }
+
+  static gpu::FastDivide Group(const AttentionParams& params) {
+    return gpu::FastDivide::By(static_cast<uint32_t>(params.num_query_heads / params.num_kv_heads));
+  }
+
+  // Splits come after one another on one stream: they share the workspace.
+  absl::Status ReserveWorkspace(const HipPlan& plan, const AttentionParams& params) {
+    const uint64_t bytes = static_cast<uint64_t>(plan.partial_rows) *
+                           (static_cast<uint64_t>(params.key.head_dim_v) + 2) * sizeof(float);
+    if (bytes <= workspace_.size().value()) return absl::OkStatus();
+    const Bytes size(std::max(bytes, 2 * workspace_.size().value()));
+    // Launches on their way may still use the old one: hipFree waits for them.
+    workspace_ = Buffer();
+    ATTND_ASSIGN_OR_RETURN(workspace_, device_.Allocate(size));
+    return absl::OkStatus();
+  }
+  gpu::PartialResults Partial(const HipPlan& plan, const AttentionParams& params) const {
+    auto* values = reinterpret_cast<float*>(workspace_.data());
+    float* largest = values + plan.partial_rows * params.key.head_dim_v;
+    return {values, largest, largest + plan.partial_rows};
+  }
+
+  absl::Status LaunchAppends(const HipPlan& plan, const AttentionParams& params,
+                             const Uploaded& uploaded, HipStream& stream) {
+    if (plan.appends.empty()) return absl::OkStatus();
+    const gpu::AppendArgs args{.items = uploaded.items,
+                               .tasks = uploaded.appends,
+                               .num_kv_heads = params.num_kv_heads,
+                               .head_dim_k = params.key.head_dim_k,
+                               .head_dim_v = params.key.head_dim_v,
+                               .q_type = TypeOf(params.key.q_dtype),
+                               .kv_type = TypeOf(params.key.kv_dtype)};
+    ATTND_RETURN_IF_HIP_ERROR(
+        stream.fence(), gpu::LaunchKernel(table_.append, static_cast<unsigned>(plan.appends.size()),
+                                          gpu::kAppendThreads, 0, stream.handle(), args));
+    return absl::OkStatus();
+  }
+
+  absl::Status LaunchAttends(const HipPlan& plan, const AttentionParams& params,
+                             const Uploaded& uploaded, gpu::Phase phase, HipStream& stream) {
+    const auto index = static_cast<size_t>(phase);
+    if (plan.attends[index].empty()) return absl::OkStatus();
+    const gpu::AttendArgs args{.items = uploaded.items,
+                               .tasks = uploaded.attends[index],
+                               .partial = Partial(plan, params),
+                               .group = Group(params),
+                               .head_dim_k = params.key.head_dim_k,
+                               .head_dim_v = params.key.head_dim_v,
+                               .q_type = TypeOf(params.key.q_dtype),
+                               .kv_type = TypeOf(params.key.kv_dtype)};
+    const gpu::TileShape shape = gpu::TileShapeFor(core_, plan.compute, plan.head_dim, phase);
+    const gpu::LdsLayout lds = gpu::LdsLayoutFor(core_, plan.compute, plan.head_dim, phase);
+    ATTND_RETURN_IF_HIP_ERROR(
+        stream.fence(),
+        gpu::LaunchKernel(table_.attend(plan.compute, plan.head_dim, phase, plan.general),
+                          static_cast<unsigned>(plan.attends[index].size()),
+                          static_cast<unsigned>(shape.threads(core_)),
+                          static_cast<size_t>(lds.total_bytes), stream.handle(), args));
+    return absl::OkStatus();
+  }
+
+  absl::Status LaunchMerges(const HipPlan& plan, const AttentionParams& params,
+                            const Uploaded& uploaded, HipStream& stream) {
+    if (plan.merges.empty()) return absl::OkStatus();
+    const gpu::MergeArgs args{.items = uploaded.items,
+                              .tasks = uploaded.merges,
+                              .partial = Partial(plan, params),
+                              .group = Group(params),
+                              .head_dim_v = params.key.head_dim_v,
+                              .q_type = TypeOf(params.key.q_dtype),
+                              .general = plan.general ? 1 : 0};
+    ATTND_RETURN_IF_HIP_ERROR(
+        stream.fence(), gpu::LaunchKernel(table_.merge, static_cast<unsigned>(plan.merges.size()),
+                                          gpu::kMergeThreads, 0, stream.handle(), args));
+    return absl::OkStatus();
+  }
+
+  HipDevice& device_;
+  const gpu::Core core_;
+  const gpu::KernelTable& table_;
+  const Capabilities capabilities_;
+  std::unique_ptr<UploadRing> uploads_;
+  Buffer workspace_;
+};
+
+}  // namespace
+
+absl::StatusOr<gpu::Core> CoreOf(std::string_view architecture) {
+  const std::string_view name = architecture.substr(0, architecture.find(':'));
+  for (std::string_view gfx : {"gfx1100", "gfx1101", "gfx1102"}) {
+    if (name == gfx) return gpu::Core::kWmmaGfx11;
+  }
+  if (name == "gfx1201") return gpu::Core::kWmmaGfx12;
+  if (name == "gfx90a" || name == "gfx942") return gpu::Core::kMfma;
+  if (name == "gfx950") return gpu::Core::kMfmaGfx950;
+  if (absl::StartsWith(name, "sm_")) {
+    int version = 0;
+    for (char c : name.substr(3)) version = c >= '0' && c <= '9' ? 10 * version + c - '0' : 0;
+    if (version >= 80) return gpu::Core::kNvMma;
+  }
+  return absl::UnimplementedError(
+      absl::StrCat("no kernels for the architecture \"", architecture,
+                   "\"; there are for gfx1100, gfx1101, gfx1102, gfx1201, gfx90a, gfx942, gfx950 "
+                   "and sm_80 and up"));
+}
+
+absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeHipBackend(HipDevice& device,
+                                                                 const HipBackendOptions& options) {
+  hipDeviceProp_t properties;
+  ATTND_RETURN_IF_HIP_ERROR(device.fence(), hipGetDeviceProperties(&properties, device.ordinal()));
+  ATTND_ASSIGN_OR_RETURN(const gpu::Core core, CoreOf(properties.gcnArchName));
+  auto backend = std::make_unique<HipBackend>(device, properties.gcnArchName, core);
+  ATTND_RETURN_IF_ERROR(backend->Init(options));
+  return backend;
+}
+
+}  // namespace attnd

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the tiles of AMD's matrix cores share: S^T = K Q^T and O^T = V^T P^T, a query as a column of
+// the accumulator, one query a lane. The lanes' accumulator registers then are, but for an order of
+// the keys that each trait chooses, the operand of the next product.
+#pragma once
+
+#include "kernels/hip/element.h"
+#include "kernels/hip/gpu.h"
+#include "kernels/hip/lds_tile.h"
+#include "kernels/hip/mma/vectors.h"
+#if ATTND_GPU_SIMT
+#include "kernels/hip/simt_host/amd_primitives.h"
+#else
+
+namespace attnd::gpu::amd {
+
+// v_perm_b32: byte i of the result is byte selector[i] of {lo (0 to 3), hi (4 to 7)}.
+ATTND_DEVICE uint32_t PermuteBytes(uint32_t hi, uint32_t lo, uint32_t selector) {
+  return __builtin_amdgcn_perm(hi, lo, selector);
+}
+// v_cvt_pkrtz_f16_f32: two halves, rounded toward zero; `low` in the lower one.
+ATTND_DEVICE uint32_t PackHalvesTowardZero(float low, float high) {
+  return __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_pkrtz(low, high));
+}
+
+}  // namespace attnd::gpu::amd
+#endif
+
+namespace attnd::gpu {
+
+template <class ElementT>
+struct AmdMma {
+  using Element = ElementT;
+  static constexpr int kRowsPerLane = 1;
+  static constexpr bool kValuesTransposed = true;
+  static constexpr bool kAsyncCopies = false;
+
+  ATTND_MEMBER constexpr int RowSlot(int) { return 0; }
+  ATTND_MEMBER int Row(int lane, int) { return lane & 15; }
+  ATTND_MEMBER bool LeadsRow(int lane) { return lane < 16; }
+  ATTND_MEMBER int Remat(int x) { return x; }
+
+  // Weights, at most 1: halves lose their last bit toward zero, which is a third of the bound of
+  // fp16 and what the hardware has one instruction for; bfloat16 is rounded to nearest, half up.
+  ATTND_MEMBER uint32_t Pack(float low, float high) {
+    if constexpr (kIsBFloat16<Element>) {
+      return amd::PermuteBytes(FloatToBits(high) + 0x8000u, FloatToBits(low) + 0x8000u,
+                               0x07060302u);
+    } else {
+      return amd::PackHalvesTowardZero(low, high);
+    }
+  }
+};
+
+}  // namespace attnd::gpu

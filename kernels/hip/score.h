@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From a product of query and key to a score: who sees whom, and the options that shape a score.
+//
+// kernels/attention/params.h defines them (ScoreOptions), kernels/attention/visibility.h on the
+// host's side; here they are asked for one row and one key at a time.
+#pragma once
+
+#include "kernels/hip/args.h"
+#include "kernels/hip/gpu.h"
+#include "kernels/hip/numbers.h"
+#include "kernels/hip/philox_device.h"
+
+namespace attnd::gpu {
+
+inline constexpr float kLog2E = 1.44269504088896340736f;
+inline constexpr float kLn2 = 0.69314718055994530942f;
+
+// Key positions [begin, end).
+struct Range {
+  int begin;
+  int end;
+};
+
+// What causality and the window leave of a task's keys to a query.
+ATTND_DEVICE Range VisibleKeys(const Item& item, const AttendTask& task, int query) {
+  const int position = item.start_position + query;
+  const int begin = position - item.window_left;
+  const int end = position + item.window_right + 1;
+  return {begin > task.key_begin ? begin : task.key_begin, end < task.key_end ? end : task.key_end};
+}
+
+ATTND_DEVICE bool TreeAllows(const Item& item, int query, int key) {
+  const int bit = key - item.start_position;
+  if (item.tree_mask == nullptr || bit < 0) return true;
+  if (bit >= item.query_len || query >= item.query_len) return false;
+  return (item.tree_mask[query * ((item.query_len + 7) / 8) + bit / 8] >> (bit % 8) & 1) != 0;
+}
+
+// The general score, in natural units: scaled, then capped, then biased.
+ATTND_DEVICE float ShapedScore(const Item& item, float product, int query, int head, int key) {
+  float score = product * item.scale;
+  if (item.softcap > 0.0f) score = item.softcap * tanhf(score / item.softcap);
+  if (item.alibi_slopes != nullptr) {
+    score -= item.alibi_slopes[head] * fabsf(static_cast<float>(item.start_position + query - key));
+  }
+  return score;
+}
+
+ATTND_DEVICE bool DropoutKeeps(const Item& item, int query, int head, int key) {
+  const Draws draws = Philox4x32Draws(item.dropout_seed, static_cast<uint32_t>(key) / 4,
+                                      static_cast<uint32_t>(item.start_position + query),
+                                      static_cast<uint32_t>(head), item.dropout_subsequence);
+  return draws.values[key % 4] >= item.dropout_threshold;
+}
+
+}  // namespace attnd::gpu

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/hip/upload_ring.h"
+
+#include <algorithm>
+
+#include "kernels/base/status_macros.h"
+
+namespace attnd {
+
+absl::StatusOr<std::unique_ptr<UploadRing>> UploadRing::Make(HipDevice& device, int blocks,
+                                                             Bytes initial_size) {
+  std::unique_ptr<UploadRing> ring(new UploadRing(device));
+  ring->blocks_.resize(static_cast<size_t>(blocks));
+  for (Block& block : ring->blocks_) ATTND_RETURN_IF_ERROR(ring->Grow(block, initial_size));
+  return ring;
+}
+
+absl::Status UploadRing::Grow(Block& block, Bytes size) {
+  block.host = Buffer();
+  block.device = Buffer();
+  ATTND_ASSIGN_OR_RETURN(block.host, device_.AllocateHost(size));
+  ATTND_ASSIGN_OR_RETURN(block.device, device_.Allocate(size));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<UploadRing::Block*> UploadRing::Take(Bytes bytes) {
+  Block& block = blocks_[next_];
+  next_ = (next_ + 1) % blocks_.size();
+  if (block.in_use != nullptr) {
+    ATTND_RETURN_IF_ERROR(block.in_use->Wait());
+    block.in_use.reset();
+  }
+  if (bytes > block.host.size()) {
+    ATTND_RETURN_IF_ERROR(
+        Grow(block, Bytes(std::max(bytes.value(), 2 * block.host.size().value()))));
+  }
+  return &block;
+}
+
+absl::Status UploadRing::Send(const Block& block, Bytes size, HipStream& stream) {
+  ATTND_RETURN_IF_HIP_ERROR(stream.fence(),
+                            hipMemcpyAsync(block.device.data(), block.host.data(), size.value(),
+                                           hipMemcpyHostToDevice, stream.handle()));
+  return absl::OkStatus();
+}
+
+absl::Status UploadRing::Done(Block& block, HipStream& stream) {
+  ATTND_ASSIGN_OR_RETURN(block.in_use, stream.Record());
+  return absl::OkStatus();
+}
+
+}  // namespace attnd
