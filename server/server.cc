@@ -63,7 +63,7 @@ absl::Status WriteFileAtomically(const std::string& path, const std::string& con
 class Server::Impl {
  public:
   Impl(const Options& options, Platform platform)
-      : options_(options), platform_(std::move(platform)), staging_(options.max_staging_bytes) {}
+      : options_(options), platform_(std::move(platform)), staging_(*platform_.device, options.max_staging_bytes) {}
   ~Impl();
 
   absl::Status Start();

@@ -24,7 +24,7 @@
 
 namespace attnd {
 
-// Device memory, returned to its device when the Buffer goes. Move-only.
+// Memory of a device, or of the host for it, given back when the Buffer goes. Move-only.
 class Buffer {
  public:
   using Free = void (*)(void* context, std::byte* data, Bytes size);
@@ -78,9 +78,14 @@ class Stream {
 };
 
 struct DeviceInfo {
-  std::string name;  // "cpu: 2 threads, AVX3_SPR"
+  std::string name;  // "cpu: 2 threads, AVX3_SPR", "hip:0: AMD Radeon RX 7900 XTX, gfx1100"
   Bytes total_memory;
-  bool host_memory = false;  // kernels read host memory directly: no staging copies
+  Bytes free_memory;         // when the device was opened
+  bool host_memory = false;  // its memory is the host's: kernels read any host memory
+  // Of a GPU.
+  std::string arch;  // "gfx1100", "sm_90"
+  int compute_units = 0;
+  int wave_size = 0;  // lanes
 };
 
 class Device {
@@ -90,6 +95,10 @@ class Device {
   // Zeroed memory aligned to 2 MiB. RESOURCE_EXHAUSTED says how much was asked and how much is
   // free.
   virtual absl::StatusOr<Buffer> Allocate(Bytes size) = 0;
+  // Host memory that this device's kernels and those of its kind address too, aligned to 64 bytes,
+  // with undefined contents; it may outlive the device. For a GPU it is pinned: slow to get, so
+  // keep and reuse it. RESOURCE_EXHAUSTED says how much was asked.
+  virtual absl::StatusOr<Buffer> AllocateHost(Bytes size) = 0;
   virtual absl::StatusOr<std::unique_ptr<Stream>> NewStream() = 0;
 };
 

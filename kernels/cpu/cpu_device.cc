@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/backend/host_memory.h"
 #include "kernels/cpu/cpu_topology.h"
 #include "kernels/cpu/kernels.h"
 
@@ -61,6 +62,7 @@ CpuDevice::CpuDevice(const CpuDeviceOptions& options) : pool_(ThreadsFor(options
   info_.name = absl::StrCat("cpu: ", threads, threads == 1 ? " thread, " : " threads, ",
                             DispatchedKernels().isa);
   info_.total_memory = options.memory_limit > Bytes(0) ? options.memory_limit : UsableMemory();
+  info_.free_memory = info_.total_memory;
   info_.host_memory = true;
 }
 
@@ -100,6 +102,8 @@ void CpuDevice::FreeBuffer(void* context, std::byte* data, Bytes size) {
   MutexLock lock(device.mu_);
   device.allocated_ -= size;
 }
+
+absl::StatusOr<Buffer> CpuDevice::AllocateHost(Bytes size) { return AllocatePlainHostMemory(size); }
 
 absl::StatusOr<std::unique_ptr<Stream>> CpuDevice::NewStream() {
   return std::make_unique<CpuStream>(pool_);

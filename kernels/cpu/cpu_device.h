@@ -33,6 +33,7 @@ class CpuDevice final : public Device {
 
   const DeviceInfo& info() const override { return info_; }
   absl::StatusOr<Buffer> Allocate(Bytes size) override ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<Buffer> AllocateHost(Bytes size) override;
   absl::StatusOr<std::unique_ptr<Stream>> NewStream() override;
 
   // The pool outlives every stream and backend made from this device.

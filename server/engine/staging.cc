@@ -6,12 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "kernels/base/mutex.h"
+#include "kernels/base/status_macros.h"
 
 namespace attnd {
 namespace {
@@ -48,62 +48,57 @@ constexpr uint64_t CapacityOf(uint64_t bytes, int size_class) {
   return size_class == kUnpooled ? bytes : ClassCapacity(size_class);
 }
 
-// What one class, and all of them together, keep for reuse: enough that a steady load allocates
-// nothing, little enough that a burst's memory goes back to the system.
+// What one class, and all of them together, keep for reuse of plain memory: enough that a steady
+// load allocates nothing, little enough that a burst's memory goes back to the system.
 constexpr size_t kMaxKeptPerClass = 64;
 constexpr uint64_t kMaxKeptBytes = 256u << 20;
 
-std::byte* AllocateAligned(uint64_t bytes) {
-  return static_cast<std::byte*>(
-      ::operator new(bytes, std::align_val_t(kStagingAlignment), std::nothrow));
-}
-
-void FreeAligned(std::byte* data) { ::operator delete(data, std::align_val_t(kStagingAlignment)); }
+// Pinned memory costs a system call to get and, on some platforms, a wait for the whole device to
+// give back: small buffers are cut from slabs of this size, and all are kept.
+constexpr uint64_t kPinnedSlabBytes = 1u << 20;
 
 }  // namespace
 
 class StagingBuffer::Pool {
  public:
-  explicit Pool(Bytes limit) : limit_(limit.value()) {}
-  ~Pool() {
-    for (std::vector<std::byte*>& list : free_) {
-      for (std::byte* data : list) FreeAligned(data);
-    }
-  }
+  Pool(Device& device, Bytes limit)
+      : device_(device), pinned_(!device.info().host_memory), limit_(limit.value()) {}
 
-  absl::StatusOr<std::byte*> Take(uint64_t bytes, int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
+  absl::StatusOr<Buffer> Take(uint64_t bytes, int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
     const uint64_t capacity = CapacityOf(bytes, size_class);
+    std::vector<Buffer> dropped;  // freed without the lock
     {
       MutexLock lock(mu_);
       if (capacity > limit_ - in_use_) return Exhausted(bytes);
       in_use_ += capacity;
       if (size_class != kUnpooled && !free_[size_class].empty()) {
-        std::byte* data = free_[size_class].back();
+        Buffer memory = std::move(free_[size_class].back());
         free_[size_class].pop_back();
         kept_ -= capacity;
-        return data;
+        return memory;
       }
+      DropBeyondLimit(dropped);
     }
-    std::byte* data = AllocateAligned(capacity);
-    if (data != nullptr) return data;
+    dropped.clear();
+    absl::StatusOr<Buffer> memory = CutFromSlab(size_class) ? TakeFromNewSlab(size_class)
+                                                            : device_.AllocateHost(Bytes(capacity));
+    if (memory.ok()) return memory;
     MutexLock lock(mu_);
     in_use_ -= capacity;
-    return Exhausted(bytes);
+    return absl::IsResourceExhausted(memory.status()) ? Exhausted(bytes) : memory.status();
   }
 
-  void GiveBack(std::byte* data, uint64_t bytes, int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
+  void GiveBack(Buffer memory, uint64_t bytes, int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
     const uint64_t capacity = CapacityOf(bytes, size_class);
-    {
-      MutexLock lock(mu_);
-      in_use_ -= capacity;
-      if (size_class != kUnpooled && free_[size_class].size() < kMaxKeptPerClass &&
-          kept_ + capacity <= kMaxKeptBytes) {
-        free_[size_class].push_back(data);
-        kept_ += capacity;
-        return;
-      }
+    MutexLock lock(mu_);
+    in_use_ -= capacity;
+    if (size_class == kUnpooled) return;
+    if (!pinned_ &&
+        (free_[size_class].size() >= kMaxKeptPerClass || kept_ + capacity > kMaxKeptBytes)) {
+      return;
     }
-    FreeAligned(data);
+    free_[size_class].push_back(std::move(memory));
+    kept_ += capacity;
   }
 
   uint64_t in_use() const ABSL_LOCKS_EXCLUDED(mu_) {
@@ -120,18 +115,58 @@ class StagingBuffer::Pool {
         bytes, in_use_, limit_));
   }
 
+  bool CutFromSlab(int size_class) const {
+    return pinned_ && size_class != kUnpooled && ClassCapacity(size_class) <= kPinnedSlabBytes / 2;
+  }
+
+  // One buffer for the caller, the others for whoever comes next. Slabs stay for good: they are
+  // small against what large buffers take.
+  absl::StatusOr<Buffer> TakeFromNewSlab(int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::StatusOr<Buffer> slab = device_.AllocateHost(Bytes(kPinnedSlabBytes));
+    if (!slab.ok()) return slab;
+    const uint64_t capacity = ClassCapacity(size_class);
+    const auto part = [&](uint64_t offset) {
+      return Buffer(
+          slab->data() + offset, Bytes(capacity), [](void*, std::byte*, Bytes) {}, nullptr);
+    };
+    Buffer first = part(0);
+    MutexLock lock(mu_);
+    for (uint64_t at = capacity; at + capacity <= kPinnedSlabBytes; at += capacity) {
+      free_[size_class].push_back(part(at));
+      kept_ += capacity;
+    }
+    slabs_.push_back(*std::move(slab));
+    return first;
+  }
+
+  // Pinned memory that is kept and in use stays below the limit, as far as it can be freed: other
+  // classes give up what they keep, the largest first.
+  void DropBeyondLimit(std::vector<Buffer>& dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (!pinned_) return;
+    for (int size_class = kNumClasses - 1; !CutFromSlab(size_class); --size_class) {
+      while (in_use_ + kept_ > limit_ && !free_[size_class].empty()) {
+        dropped.push_back(std::move(free_[size_class].back()));
+        free_[size_class].pop_back();
+        kept_ -= ClassCapacity(size_class);
+      }
+    }
+  }
+
+  Device& device_;  // of Take alone: buffers come back when it may be gone
+  const bool pinned_;
   const uint64_t limit_;
   mutable Mutex mu_;
   uint64_t in_use_ ABSL_GUARDED_BY(mu_) = 0;  // capacities, not what was asked for
   uint64_t kept_ ABSL_GUARDED_BY(mu_) = 0;
-  std::array<std::vector<std::byte*>, kNumClasses> free_ ABSL_GUARDED_BY(mu_);
+  std::vector<Buffer> slabs_ ABSL_GUARDED_BY(mu_);
+  std::array<std::vector<Buffer>, kNumClasses> free_ ABSL_GUARDED_BY(mu_);
 };
 
 StagingBuffer& StagingBuffer::operator=(StagingBuffer&& other) noexcept {
   if (this != &other) {
     Release();
     pool_ = std::move(other.pool_);
-    data_ = std::exchange(other.data_, nullptr);
+    memory_ = std::move(other.memory_);
     size_ = std::exchange(other.size_, Bytes(0));
     size_class_ = other.size_class_;
   }
@@ -139,21 +174,20 @@ StagingBuffer& StagingBuffer::operator=(StagingBuffer&& other) noexcept {
 }
 
 void StagingBuffer::Release() {
-  if (data_ != nullptr) pool_->GiveBack(data_, size_.value(), size_class_);
-  data_ = nullptr;
+  if (memory_.data() != nullptr) pool_->GiveBack(std::move(memory_), size_.value(), size_class_);
   size_ = Bytes(0);
   pool_.reset();
 }
 
-Staging::Staging(Bytes limit) : pool_(std::make_shared<StagingBuffer::Pool>(limit)) {}
+Staging::Staging(Device& device, Bytes limit)
+    : pool_(std::make_shared<StagingBuffer::Pool>(device, limit)) {}
 Staging::~Staging() = default;
 
 absl::StatusOr<StagingBuffer> Staging::Allocate(Bytes size) {
   if (size.value() == 0) return StagingBuffer();
   const int size_class = ClassOf(size.value(), pool_->limit());
-  absl::StatusOr<std::byte*> data = pool_->Take(size.value(), size_class);
-  if (!data.ok()) return std::move(data).status();
-  return StagingBuffer(pool_, *data, size, size_class);
+  ATTND_ASSIGN_OR_RETURN(Buffer memory, pool_->Take(size.value(), size_class));
+  return StagingBuffer(pool_, std::move(memory), size, size_class);
 }
 
 Bytes Staging::in_use() const { return Bytes(pool_->in_use()); }

@@ -3,10 +3,12 @@
 // Aligned host memory in which tensors wait for their launch and results wait for the wire.
 //
 // A request's tensors are copied once, from the socket's slices into one staging buffer; kernels
-// write their output into another, which gRPC sends from without copying. Buffers are pooled by
-// size class, bounded in total, and come back when destroyed, from any thread. Contents are
-// undefined at first. Thread-safe.
+// write their output into another, which gRPC sends from without copying. The memory is the
+// device's, so that its kernels can address it: pinned for a GPU. Buffers are pooled by size class,
+// bounded in total, and come back when destroyed, from any thread. Contents are undefined at first.
+// Thread-safe.
 //
+//   Staging staging(device, Bytes(2 << 30));
 //   absl::StatusOr<StagingBuffer> buffer = staging.Allocate(Bytes(1 << 20));
 #pragma once
 
@@ -15,11 +17,13 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "kernels/backend/device.h"
+#include "kernels/backend/host_memory.h"
 #include "kernels/base/units.h"
 
 namespace attnd {
 
-inline constexpr size_t kStagingAlignment = 64;
+inline constexpr size_t kStagingAlignment = kHostMemoryAlignment;
 
 // Move-only; gives its memory back to the pool when destroyed, and keeps the pool alive until then.
 class StagingBuffer {
@@ -27,28 +31,29 @@ class StagingBuffer {
   class Pool;
 
   StagingBuffer() = default;
-  StagingBuffer(std::shared_ptr<Pool> pool, std::byte* data, Bytes size, int size_class)
-      : pool_(std::move(pool)), data_(data), size_(size), size_class_(size_class) {}
+  StagingBuffer(std::shared_ptr<Pool> pool, Buffer memory, Bytes size, int size_class)
+      : pool_(std::move(pool)), memory_(std::move(memory)), size_(size), size_class_(size_class) {}
   StagingBuffer(StagingBuffer&& other) noexcept { *this = std::move(other); }
   StagingBuffer& operator=(StagingBuffer&& other) noexcept;
   ~StagingBuffer() { Release(); }
 
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return memory_.data(); }
   Bytes size() const { return size_; }  // as asked for
 
  private:
   void Release();
 
   std::shared_ptr<Pool> pool_;
-  std::byte* data_ = nullptr;
+  Buffer memory_;
   Bytes size_;
   int size_class_ = 0;
 };
 
 class Staging {
  public:
-  // At most `limit` bytes are handed out at a time; some are kept for reuse.
-  explicit Staging(Bytes limit);
+  // At most `limit` bytes are handed out at a time; some are kept for reuse. `device` outlives the
+  // Staging, not the buffers.
+  Staging(Device& device, Bytes limit);
   ~Staging();
 
   // RESOURCE_EXHAUSTED says how much was asked, is in use and is the limit. Size 0 gives an empty

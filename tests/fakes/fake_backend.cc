@@ -5,6 +5,8 @@
 #include <new>
 #include <utility>
 
+#include "kernels/backend/host_memory.h"
+
 namespace attnd {
 namespace {
 
@@ -94,6 +96,7 @@ class FakeDevice final : public Device {
         data, size, [](void*, std::byte* freed, Bytes) { ::operator delete(freed, kAlignment); },
         nullptr);
   }
+  absl::StatusOr<Buffer> AllocateHost(Bytes size) override { return AllocatePlainHostMemory(size); }
   absl::StatusOr<std::unique_ptr<Stream>> NewStream() override {
     return std::make_unique<FakeStream>(platform_);
   }
