@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# How targets are declared here: attnd_library, attnd_executable, attnd_test, attnd_benchmark.
+# How targets are declared here: attnd_library, attnd_executable, attnd_plugin, attnd_test,
+# attnd_benchmark.
 # Includes are written from the repository root ("kernels/base/units.h"); generated protos from the
 # build's proto root ("attnd/v1/attention.pb.h", through the target attnd_proto).
 
@@ -60,6 +61,21 @@ function(attnd_executable NAME)
   _attnd_check_arguments("attnd_executable(${NAME})")
   add_executable(${NAME} ${ARG_SRCS})
   target_link_libraries(${NAME} PRIVATE attnd_flags $<TARGET_NAME_IF_EXISTS:attnd_tsan> ${ARG_DEPS})
+endfunction()
+
+# attnd_plugin(NAME OUTPUT name SRCS a.cc ... [DEPS target ...])
+# A backend plugin (kernels/backend/plugin.h), libOUTPUT.so in build/<preset>/bin beside the daemon.
+function(attnd_plugin NAME)
+  cmake_parse_arguments(PARSE_ARGV 1 ARG "" "OUTPUT" "SRCS;DEPS")
+  _attnd_check_arguments("attnd_plugin(${NAME})")
+  add_library(${NAME} MODULE ${ARG_SRCS})
+  target_link_libraries(${NAME} PRIVATE attnd_flags ${ARG_DEPS})
+  set(map "${PROJECT_SOURCE_DIR}/cmake/plugin.map")
+  target_link_options(${NAME} PRIVATE -Wl,--version-script=${map} -Wl,-Bsymbolic)
+  set_target_properties(${NAME} PROPERTIES
+    OUTPUT_NAME ${ARG_OUTPUT}
+    LIBRARY_OUTPUT_DIRECTORY "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}"
+    LINK_DEPENDS "${map}")
 endfunction()
 
 # attnd_test(NAME SRCS a_test.cc ... [DEPS target ...] [LABELS label ...] [TIMEOUT seconds]

@@ -10,15 +10,18 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_split.h"
+#include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/cpu_device.h"
 #include "server/options.h"
+#include "server/platform.h"
 #include "server/server.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
@@ -61,16 +64,38 @@ void LetSignalsEndTheProcess(const sigset_t& signals) {
 Platform MakeCpuPlatform(const Options& options) {
   std::unique_ptr<CpuDevice> device = MakeCpuDevice({.num_threads = options.num_threads});
   std::unique_ptr<AttentionBackend> backend = MakeCpuBackend(*device);
-  return {.device = std::move(device), .backend = std::move(backend)};
+  Platform platform;
+  platform.devices.push_back({.device = std::move(device), .backend = std::move(backend)});
+  return platform;
 }
 
-Platform ChoosePlatform(const Options& options) {
-  Platform platform = MakeCpuPlatform(options);
-  spdlog::info("backend: cpu ({}), on {}; {}", platform.backend->capabilities().isa,
-               platform.device->info().name,
-               options.backend == "auto" ? "chosen because this build has no other"
-                                         : "as asked for with --backend");
-  return platform;
+double GiB(Bytes bytes) { return static_cast<double>(bytes.value()) / (uint64_t{1} << 30); }
+
+void Log(const ChosenPlatform& chosen) {
+  // What the GPU's runtime itself reads to choose among devices.
+  for (const char* name : {"HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"}) {
+    if (const char* value = std::getenv(name)) spdlog::info("environment: {} = {}", name, value);
+  }
+  for (const std::string& note : chosen.platform.notes) spdlog::info("{}", note);
+  const AttentionBackend& backend = *chosen.platform.devices.front().backend;
+  spdlog::info("backend: {} ({}), {}", backend.capabilities().backend, backend.capabilities().isa,
+               chosen.why);
+  for (const PlatformDevice& device : chosen.platform.devices) {
+    const DeviceInfo& info = device.device->info();
+    if (info.host_memory) {
+      spdlog::info("device: {}", info.name);
+    } else {
+      spdlog::info("device: {}; {} compute units, waves of {}, {:.1f} of {:.1f} GiB free",
+                   info.name, info.compute_units, info.wave_size, GiB(info.free_memory),
+                   GiB(info.total_memory));
+    }
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
+  ATTND_ASSIGN_OR_RETURN(ChosenPlatform chosen, ChoosePlatform(options, MakeCpuPlatform));
+  Log(chosen);
+  return Server::Start(options, std::move(chosen.platform));
 }
 
 int Run(int argc, const char* const* argv) {
@@ -88,7 +113,7 @@ int Run(int argc, const char* const* argv) {
     spdlog::info("option: {}", line);
   }
 
-  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options, ChoosePlatform(options));
+  absl::StatusOr<std::unique_ptr<Server>> server = Start(options);
   if (!server.ok()) {
     spdlog::error("cannot start: {}", std::string(server.status().message()));
     return kExitCannotStart;

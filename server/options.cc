@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <charconv>
+#include <concepts>
 #include <limits>
 #include <optional>
 #include <type_traits>
@@ -20,12 +21,18 @@
 namespace attnd {
 namespace {
 
-constexpr Bytes kKiB(1 << 10), kMiB(1 << 20), kTiB(uint64_t{1} << 40);
+constexpr Bytes kKiB(1 << 10), kMiB(1 << 20), kGiB(1 << 30), kTiB(uint64_t{1} << 40);
 constexpr Duration kYear = std::chrono::hours(24 * 365);
 
 template <typename T>
 struct Range {
   T least, most;
+  bool or_zero = false;  // which then has a meaning of its own
+
+  // False for a value that is not a number.
+  bool Holds(T value) const {
+    return (or_zero && value == T{}) || (least <= value && value <= most);
+  }
 };
 
 // Every option, once: name, member, allowed range or values, help. Parsing, printing, validation
@@ -49,11 +56,18 @@ void VisitOptions(SomeOptions& o, Visitor& v) {
   v.Flag("reflection", o.reflection, "Serve gRPC reflection; --no_reflection turns it off");
 
   v.Group("Device and memory");
-  v.Text("backend", o.backend, {"auto", "cpu"}, "Where attention runs");
+  v.Text("backend", o.backend, {"auto", "cpu", "hip"},
+         "Where attention runs (auto: on a GPU where there is one)");
+  v.Text("hip_plugin", o.hip_plugin, {},
+         "The GPU plugin; empty: libattnd_hip.so beside the program or in ../lib/attnd");
   v.Number("num_threads", o.num_threads, Range<int>{0, 1024},
            "Threads of the CPU backend; 0: as many as the machine has");
-  v.Number("pool_bytes", o.pool_bytes, Range<Bytes>{kSuperblockBytes, Bytes(64 * kTiB.value())},
-           "Memory for keys and values, reserved at start");
+  v.Number("gpu_memory_fraction", o.gpu_memory_fraction, Range<double>{0.05, 0.98},
+           "Share of each GPU's memory for keys and values, reserved at start");
+  v.Number("pool_bytes", o.pool_bytes,
+           Range<Bytes>{kSuperblockBytes, Bytes(64 * kTiB.value()), /*or_zero=*/true},
+           "Memory of each device for keys and values, reserved at start; 0: 1GiB on the CPU, "
+           "gpu_memory_fraction on GPUs");
   v.Number("max_staging_bytes", o.max_staging_bytes, Range<Bytes>{kMiB, Bytes(64 * kTiB.value())},
            "Most host memory for tensors between the network and the kernels");
 
@@ -104,26 +118,29 @@ bool Parse(absl::string_view text, Duration& value) {
   if (duration) value = *duration;
   return duration.has_value();
 }
-template <typename Int>
-requires std::is_integral_v<Int>
-bool Parse(absl::string_view text, Int& value) {
+template <typename Number>
+requires std::is_arithmetic_v<Number>
+bool Parse(absl::string_view text, Number& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && end == text.data() + text.size();
 }
 
 std::string Format(Bytes value) { return FormatBytes(value); }
 std::string Format(Duration value) { return FormatDuration(value); }
-std::string Format(int64_t value) { return absl::StrCat(value); }
+std::string Format(std::integral auto value) { return absl::StrCat(value); }
+std::string Format(double value) { return absl::StrCat(value); }
 std::string Quoted(absl::string_view value) { return absl::StrCat("\"", value, "\""); }
 
 template <typename T>
 std::string ExpectedRange(const Range<T>& range) {
-  return absl::StrCat("expected ", Format(range.least), " to ", Format(range.most));
+  return absl::StrCat("expected ", Format(range.least), " to ", Format(range.most),
+                      range.or_zero ? ", or 0" : "");
 }
 
 absl::string_view TypeName(Bytes) { return "BYTES"; }
 absl::string_view TypeName(Duration) { return "TIME"; }
-absl::string_view TypeName(int64_t) { return "NUMBER"; }
+absl::string_view TypeName(std::integral auto) { return "NUMBER"; }
+absl::string_view TypeName(double) { return "NUMBER"; }
 
 // Declares options to the command line's parser.
 class Declare {
@@ -173,7 +190,8 @@ class Declare {
  private:
   static absl::string_view Kind(Bytes) { return "size (as in 512MiB)"; }
   static absl::string_view Kind(Duration) { return "time (as in 30s)"; }
-  static absl::string_view Kind(int64_t) { return "whole number"; }
+  static absl::string_view Kind(std::integral auto) { return "whole number"; }
+  static absl::string_view Kind(double) { return "number"; }
 
   CLI::App& app_;
   std::string group_;
@@ -210,7 +228,7 @@ class Check {
   void Group(absl::string_view) {}
   template <typename T>
   void Number(absl::string_view name, const T& value, const Range<T>& range, absl::string_view) {
-    if (value < range.least || range.most < value) {
+    if (!range.Holds(value)) {
       Fail(name, Format(value), ExpectedRange(range));
     }
   }
@@ -290,6 +308,16 @@ Bytes Options::max_message_bytes() const {
   // The header's own limit (wire.h) and room for what frames it.
   constexpr uint64_t kHeaderBytes = 16u << 20;
   return Bytes(3 * max_tensor_bytes.value() + kHeaderBytes);
+}
+
+Bytes Options::PoolBytes(Bytes device_memory, bool host) const {
+  uint64_t bytes = pool_bytes.value();
+  if (bytes == 0) {
+    bytes = host ? kGiB.value()
+                 : static_cast<uint64_t>(gpu_memory_fraction *
+                                         static_cast<double>(device_memory.value()));
+  }
+  return Bytes(bytes / kSuperblockBytes.value() * kSuperblockBytes.value());
 }
 
 absl::Status Options::Validate() const {

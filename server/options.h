@@ -27,9 +27,11 @@ struct Options {
   std::string metrics_listen = "127.0.0.1:7451";  // empty: off
   std::string ready_file;  // written once serving: {"listen": [...], "metrics": "...", "pid": n}
 
-  std::string backend = "auto";  // auto, cpu
+  std::string backend = "auto";  // auto, cpu, hip
+  std::string hip_plugin;        // path; empty: beside the program, or its lib/attnd
   int num_threads = 0;           // of the CPU backend; 0: those of the machine
-  Bytes pool_bytes = Bytes(1ull << 30);
+  double gpu_memory_fraction = 0.9;
+  Bytes pool_bytes;  // of each device; 0: 1 GiB on the CPU, gpu_memory_fraction of a GPU
   Bytes max_tensor_bytes = Bytes(256ull << 20);  // the largest legal tensor; sets the message limit
   Bytes max_staging_bytes = Bytes(2ull << 30);
   int64_t max_items_per_request = 8192;
@@ -52,6 +54,9 @@ struct Options {
 
   // A request's header beside its q, k and v.
   Bytes max_message_bytes() const;
+  // The KV pool of a device with that much memory, whole superblocks; `host` where it is the
+  // host's.
+  Bytes PoolBytes(Bytes device_memory, bool host) const;
   // INVALID_ARGUMENT names the flag, its value and what is allowed.
   absl::Status Validate() const;
   std::string ToString() const;  // one "name = value" a line

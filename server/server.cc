@@ -24,6 +24,7 @@
 #include "server/engine/staging.h"
 #include "server/observe/http_server.h"
 #include "server/observe/metrics.h"
+#include "server/option_text.h"
 #include "server/rpc/listener.h"
 #include "server/rpc/service_context.h"
 #include "server/scheduler/scheduler.h"
@@ -63,7 +64,9 @@ absl::Status WriteFileAtomically(const std::string& path, const std::string& con
 class Server::Impl {
  public:
   Impl(const Options& options, Platform platform)
-      : options_(options), platform_(std::move(platform)), staging_(*platform_.device, options.max_staging_bytes) {}
+      : options_(options),
+        platform_(std::move(platform)),
+        staging_(*platform_.devices.front().device, options.max_staging_bytes) {}
   ~Impl();
 
   absl::Status Start();
@@ -74,6 +77,7 @@ class Server::Impl {
 
  private:
   absl::Status BuildCore();
+  absl::StatusOr<Buffer> AllocatePool(Device& device, Bytes size) const;
   void BuildContext();
   absl::Status StartMetricsPort();
   absl::Status StartListeners();
@@ -124,16 +128,34 @@ absl::Status Server::Impl::Start() {
   return WriteReadyFile();
 }
 
+absl::StatusOr<Buffer> Server::Impl::AllocatePool(Device& device, Bytes size) const {
+  absl::StatusOr<Buffer> pool = device.Allocate(size);
+  if (pool.ok()) {
+    spdlog::info("pool: {} on {}", FormatBytes(size), device.info().name);
+    return pool;
+  }
+  const bool by_fraction = options_.pool_bytes == Bytes(0) && !device.info().host_memory;
+  return absl::Status(
+      pool.status().code(),
+      absl::StrCat(pool.status().message(), "; the KV pool's size is set by ",
+                   by_fraction
+                       ? absl::StrCat("--gpu_memory_fraction=", options_.gpu_memory_fraction,
+                                      " (of all its memory) or --pool_bytes")
+                       : "--pool_bytes",
+                   ", lower it or free memory"));
+}
+
 absl::Status Server::Impl::BuildCore() {
-  const uint64_t superblock = kSuperblockBytes.value();
-  const Bytes pool_bytes(options_.pool_bytes.value() / superblock * superblock);
-  ATTND_ASSIGN_OR_RETURN(pool_, platform_.device->Allocate(pool_bytes));
+  const auto& [device, backend] = platform_.devices.front();
+  const DeviceInfo& info = device->info();
+  const Bytes pool_bytes = options_.PoolBytes(info.total_memory, info.host_memory);
+  ATTND_ASSIGN_OR_RETURN(pool_, AllocatePool(*device, pool_bytes));
   cache_.emplace(std::span<std::byte>(pool_.data(), pool_bytes.value()),
                  KvCache::Options{.boot = RandomBoot(),
                                   .default_lease = options_.default_lease,
                                   .max_lease = options_.max_lease},
                  clock_);
-  engine_.emplace(*platform_.backend, *platform_.device);
+  engine_.emplace(*backend, *device);
   ATTND_RETURN_IF_ERROR(engine_->Init());
   scheduler_.emplace(*cache_, *engine_, metrics_, clock_,
                      Scheduler::Options{.max_batch_items = options_.max_batch_items,
@@ -151,8 +173,8 @@ void Server::Impl::BuildContext() {
       .cache = *cache_,
       .admission = *admission_,
       .scheduler = *scheduler_,
-      .backend = *platform_.backend,
-      .device = *platform_.device,
+      .backend = *platform_.devices.front().backend,
+      .device = *platform_.devices.front().device,
       .staging = staging_,
       .metrics = metrics_,
       .clock = clock_,

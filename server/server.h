@@ -17,20 +17,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "kernels/backend/attention_backend.h"
-#include "kernels/backend/device.h"
+#include "kernels/backend/plugin.h"
 #include "server/options.h"
 
 namespace attnd {
 
-// A device and the kernels that run on it; chosen by main.cc, or a fake in tests.
-struct Platform {
-  std::unique_ptr<Device> device;
-  std::unique_ptr<AttentionBackend> backend;
-};
-
 class Server {
  public:
+  // `platform` is what ChoosePlatform found (platform.h), or a fake in tests.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options, Platform platform);
   ~Server();
 

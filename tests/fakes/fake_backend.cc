@@ -161,6 +161,13 @@ FakePlatform::FakePlatform(Completion completion)
 
 FakePlatform::~FakePlatform() = default;
 
+Platform FakePlatform::TakePlatform() {
+  Platform platform;
+  platform.devices.push_back(
+      {.device = std::move(owned_device_), .backend = std::move(owned_backend_)});
+  return platform;
+}
+
 void FakePlatform::FailPlan(absl::Status status) {
   const std::lock_guard lock(mu_);
   plan_status_ = std::move(status);

@@ -21,6 +21,7 @@
 
 #include "kernels/backend/attention_backend.h"
 #include "kernels/backend/device.h"
+#include "kernels/backend/plugin.h"
 
 namespace attnd {
 
@@ -47,8 +48,7 @@ class FakePlatform {
 
   // For handing both to a Server; the FakePlatform must outlive it, and backend() and device() are
   // then the server's.
-  std::unique_ptr<AttentionBackend> TakeBackend() { return std::move(owned_backend_); }
-  std::unique_ptr<Device> TakeDevice() { return std::move(owned_device_); }
+  Platform TakePlatform();
 
   // Failures of everything that follows; OK ends them.
   void FailPlan(absl::Status status);

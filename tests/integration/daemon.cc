@@ -50,11 +50,17 @@ TempDir::~TempDir() {
 InProcessDaemon::InProcessDaemon(const Change& change) {
   std::unique_ptr<CpuDevice> device = MakeCpuDevice({.num_threads = 2, .memory_limit = Bytes(0)});
   std::unique_ptr<AttentionBackend> backend = MakeCpuBackend(*device);
-  Start({.device = std::move(device), .backend = std::move(backend)}, change);
+  Platform platform;
+  platform.devices.push_back({.device = std::move(device), .backend = std::move(backend)});
+  Start(std::move(platform), change);
+}
+
+InProcessDaemon::InProcessDaemon(Platform platform, const Change& change) {
+  Start(std::move(platform), change);
 }
 
 InProcessDaemon::InProcessDaemon(FakePlatform& platform, const Change& change) {
-  Start({.device = platform.TakeDevice(), .backend = platform.TakeBackend()}, change);
+  Start(platform.TakePlatform(), change);
 }
 
 void InProcessDaemon::Start(Platform platform, const Change& change) {

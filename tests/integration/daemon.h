@@ -40,6 +40,7 @@ class InProcessDaemon {
   using Change = std::function<void(Options&)>;
 
   explicit InProcessDaemon(const Change& change = {});
+  explicit InProcessDaemon(Platform platform, const Change& change = {});
   // On a fake, which must outlive the daemon.
   explicit InProcessDaemon(FakePlatform& platform, const Change& change = {});
 

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -37,6 +38,32 @@ TEST(ProcessTest, SigtermDrainsAndExitsWithZero) {
   EXPECT_THAT(daemon.log(), HasSubstr("drained"));
   EXPECT_FALSE(std::filesystem::exists(daemon.dir().path("ready.json")));
   EXPECT_FALSE(std::filesystem::exists(daemon.dir().path("s")));
+}
+
+TEST(ProcessTest, SaysWhyItChoseItsBackend) {
+  const std::string plugins = std::string(std::getenv("ATTND_BIN_DIR")) + "/../tests/bin/";
+  const std::string good = "--hip_plugin=" + plugins + "libattnd_fake_plugin_good.so";
+  const std::string bad = "--hip_plugin=" + plugins + "libattnd_fake_plugin_other_version.so";
+  const struct {
+    std::vector<std::string> flags;
+    std::string logged;
+  } cases[] = {
+      {{good}, "backend: fake (none), chosen because there is a GPU"},
+      {{good, "--backend=cpu"}, "as asked for with --backend"},
+      {{bad}, "chosen because no GPU can be used: "},
+  };
+  for (const auto& [flags, logged] : cases) {
+    ChildDaemon daemon(flags);
+    EXPECT_TRUE(daemon.serving()) << daemon.log();
+    EXPECT_THAT(daemon.log(), HasSubstr(logged));
+    daemon.Signal(SIGTERM);
+    EXPECT_EQ(daemon.Wait(), 0) << daemon.log();
+  }
+  ChildDaemon insists({bad, "--backend=hip"});
+  EXPECT_FALSE(insists.serving());
+  EXPECT_EQ(insists.Wait(), 1);
+  EXPECT_THAT(insists.log(), HasSubstr("cannot start: --backend=hip: "));
+  EXPECT_THAT(insists.log(), HasSubstr("its plugin interface is version 2, not 1"));
 }
 
 TEST(ProcessTest, DrainsUnderLoadWithoutLosingAnAnswer) {

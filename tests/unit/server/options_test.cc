@@ -52,7 +52,8 @@ TEST(OptionsTest, DefaultsAreValid) {
 TEST(OptionsTest, FlagsFillTheStruct) {
   const ParsedOptions parsed =
       Parse({"--listen", "unix:/tmp/a", "--listen=[::1]:0", "--pool_bytes=3MiB", "--num_threads",
-             "2", "--max_linger=50us", "--no_reflection", "--metrics_listen=", "--backend=cpu"});
+             "2", "--max_linger=50us", "--no_reflection", "--metrics_listen=", "--backend=hip",
+             "--hip_plugin=/opt/p.so", "--gpu_memory_fraction=0.5"});
   ASSERT_EQ(parsed.exit_code, -1) << parsed.message;
   EXPECT_THAT(parsed.options.listen, ElementsAre("unix:/tmp/a", "[::1]:0"));
   EXPECT_EQ(parsed.options.pool_bytes, Bytes(3u << 20));
@@ -60,6 +61,9 @@ TEST(OptionsTest, FlagsFillTheStruct) {
   EXPECT_EQ(parsed.options.max_linger, std::chrono::microseconds(50));
   EXPECT_FALSE(parsed.options.reflection);
   EXPECT_EQ(parsed.options.metrics_listen, "");
+  EXPECT_EQ(parsed.options.backend, "hip");
+  EXPECT_EQ(parsed.options.hip_plugin, "/opt/p.so");
+  EXPECT_EQ(parsed.options.gpu_memory_fraction, 0.5);
 }
 
 TEST(OptionsTest, TheLastOfARepeatedFlagWins) {
@@ -87,11 +91,15 @@ TEST(OptionsTest, FlagsWinOverTheConfigFile) {
 
 TEST(OptionsTest, ErrorsNameTheFlagTheValueAndWhatIsAllowed) {
   const std::pair<std::vector<std::string>, const char*> cases[] = {
-      {{"--pool_bytes=1"}, "--pool_bytes 1: expected 2MiB to 64TiB"},
+      {{"--pool_bytes=1"}, "--pool_bytes 1: expected 2MiB to 64TiB, or 0"},
+      {{"--gpu_memory_fraction=1"}, "--gpu_memory_fraction 1: expected 0.05 to 0.98"},
+      {{"--gpu_memory_fraction=0"}, "--gpu_memory_fraction 0: expected 0.05 to 0.98"},
+      {{"--gpu_memory_fraction=nan"}, "--gpu_memory_fraction nan: expected 0.05 to 0.98"},
+      {{"--gpu_memory_fraction=90%"}, "\"90%\" is not a number"},
       {{"--pool_bytes=lots"}, "\"lots\" is not a size"},
       {{"--max_linger=-1s"}, "\"-1s\" is not a time"},
       {{"--num_threads=99999"}, "--num_threads 99999: expected 0 to 1024"},
-      {{"--backend=gpu"}, "--backend \"gpu\": expected one of auto, cpu"},
+      {{"--backend=gpu"}, "--backend \"gpu\": expected one of auto, cpu, hip"},
       {{"--lisen=unix:/a"}, "did you mean --listen?"},
       {{"--zzzzzzzzzzzz"}, "unknown option --zzzzzzzzzzzz; --help lists them all"},
       {{"serve"}, "unexpected argument \"serve\""},
@@ -130,6 +138,20 @@ TEST(OptionsTest, TheMessageLimitHoldsThreeOfTheLargestTensors) {
   EXPECT_GT(options.max_message_bytes().value(), 3 * options.max_tensor_bytes.value());
   options.max_tensor_bytes = Bytes(512u << 20);
   EXPECT_LT(options.max_message_bytes().value(), uint64_t{1} << 31);  // gRPC's own bound
+}
+
+TEST(OptionsTest, ThePoolIsAFractionOfAGpuUnlessItIsGiven) {
+  constexpr uint64_t kGiB = uint64_t{1} << 30, kSuperblock = 2u << 20;
+  Options options;
+  EXPECT_EQ(options.PoolBytes(Bytes(256 * kGiB), /*host=*/true), Bytes(kGiB));
+  const uint64_t bytes = options.PoolBytes(Bytes(24 * kGiB), /*host=*/false).value();
+  EXPECT_EQ(bytes % kSuperblock, 0u);
+  EXPECT_NEAR(static_cast<double>(bytes), 0.9 * 24 * kGiB, kSuperblock);
+  options.gpu_memory_fraction = 0.25;
+  EXPECT_EQ(options.PoolBytes(Bytes(24 * kGiB), /*host=*/false), Bytes(6 * kGiB));
+  options.pool_bytes = Bytes(7 * kSuperblock + 1);
+  EXPECT_EQ(options.PoolBytes(Bytes(24 * kGiB), /*host=*/false), Bytes(7 * kSuperblock));
+  EXPECT_EQ(options.PoolBytes(Bytes(24 * kGiB), /*host=*/true), Bytes(7 * kSuperblock));
 }
 
 TEST(OptionTextTest, ReadsSizes) {
