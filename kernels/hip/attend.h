@@ -459,6 +459,12 @@ class AttendBlock {
     }
   }
 
+  // Where operands are weights cut off toward zero, weights are larger by half of what is cut off
+  // from the smallest mantissa: the cut then is a rounding, near enough, and 1 stays 1. Their sum,
+  // of weights that nothing was cut off from, is put right at the end.
+  static constexpr float kCutFactor = 1.0f + 0x1p-12f;
+  static constexpr float kCutShift = 3.5217e-4f;  // log2(kCutFactor)
+
   // Scores become weights relative to the row's largest score so far; `rescale` is what earlier
   // results are multiplied by.
   ATTND_ACCESSOR void Softmax(Acc (&scores)[kKeyTiles], float (&largest)[kRowSlots],
@@ -506,6 +512,10 @@ class AttendBlock {
           for (int i = 0; i < Mma::kAccElems; ++i) scores[n][i] -= base[Mma::RowSlot(i)];
         }
       }
+    }
+    if constexpr (kParts == 1 && Mma::kCutsWeights) {
+      ATTND_UNROLL
+      for (int r = 0; r < kRowSlots; ++r) offset[r] -= kCutShift;
     }
     ATTND_UNROLL
     for (int n = 0; n < kKeyTiles; ++n) {
@@ -669,7 +679,8 @@ class AttendBlock {
         if (dims == 0) {
           ATTND_UNROLL
           for (int r = 0; r < kRowSlots; ++r) {
-            const float sum = Mma::RowSum(sum_[m][r]);
+            float sum = Mma::RowSum(sum_[m][r]);
+            if constexpr (kParts == 1 && Mma::kCutsWeights) sum *= 1.0f / kCutFactor;
             if (Mma::LeadsRow(lane_)) {
               float* to = statistics + (wave_ * 16 + Mma::Row(lane_, r)) * 2;
               to[0] = largest_[m][r];

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/hip/append.h"
@@ -240,20 +241,17 @@ class HipBackend final : public AttentionBackend {
 }  // namespace
 
 absl::StatusOr<gpu::Core> CoreOf(std::string_view architecture) {
-  const std::string_view name = architecture.substr(0, architecture.find(':'));
-  for (std::string_view gfx : {"gfx1100", "gfx1101", "gfx1102"}) {
-    if (name == gfx) return gpu::Core::kWmmaGfx11;
-  }
+  const std::string name(architecture.substr(0, architecture.find(':')));
+  if (name == "gfx1100" || name == "gfx1101" || name == "gfx1102") return gpu::Core::kWmmaGfx11;
   if (name == "gfx1201") return gpu::Core::kWmmaGfx12;
   if (name == "gfx90a" || name == "gfx942") return gpu::Core::kMfma;
   if (name == "gfx950") return gpu::Core::kMfmaGfx950;
   if (absl::StartsWith(name, "sm_")) {
     int version = 0;
-    for (char c : name.substr(3)) version = c >= '0' && c <= '9' ? 10 * version + c - '0' : 0;
-    if (version >= 80) return gpu::Core::kNvMma;
+    if (absl::SimpleAtoi(name.substr(3), &version) && version >= 80) return gpu::Core::kNvMma;
   }
   return absl::UnimplementedError(
-      absl::StrCat("no kernels for the architecture \"", architecture,
+      absl::StrCat("no kernels for the architecture \"", name,
                    "\"; there are for gfx1100, gfx1101, gfx1102, gfx1201, gfx90a, gfx942, gfx950 "
                    "and sm_80 and up"));
 }

@@ -109,7 +109,7 @@ constexpr TileShape CdnaShape(Compute compute, int dim, Phase phase) {
                                      : TileShape{4, 1, 1, 32, 2, false};
     }
     return phase == Phase::kDecode ? TileShape{1, 1, 1, 32, 1, false}
-                                   : TileShape{4, 1, 1, 32, 1, false};
+                                   : TileShape{2, 1, 1, 32, 1, false};
   }
   if (phase == Phase::kDecode) {
     return {1, 2, 1, 64, 2, false};

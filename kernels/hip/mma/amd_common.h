@@ -35,14 +35,15 @@ struct AmdMma {
   static constexpr int kRowsPerLane = 1;
   static constexpr bool kValuesTransposed = true;
   static constexpr bool kAsyncCopies = false;
+  static constexpr bool kCutsWeights = !kIsBFloat16<ElementT>;
 
   ATTND_MEMBER constexpr int RowSlot(int) { return 0; }
   ATTND_MEMBER int Row(int lane, int) { return lane & 15; }
   ATTND_MEMBER bool LeadsRow(int lane) { return lane < 16; }
   ATTND_MEMBER int Remat(int x) { return x; }
 
-  // Weights, at most 1: halves lose their last bit toward zero, which is a third of the bound of
-  // fp16 and what the hardware has one instruction for; bfloat16 is rounded to nearest, half up.
+  // Weights to pairs. Halves are cut off toward zero, which takes one instruction: weights come
+  // larger by half of what is cut off at most (kCutsWeights). bfloat16 is rounded to nearest, half up.
   ATTND_MEMBER uint32_t Pack(float low, float high) {
     if constexpr (kIsBFloat16<Element>) {
       return amd::PermuteBytes(FloatToBits(high) + 0x8000u, FloatToBits(low) + 0x8000u,

@@ -85,6 +85,7 @@ struct NvMma {
   static constexpr int kRowsPerLane = 2;
   static constexpr bool kValuesTransposed = false;
   static constexpr bool kAsyncCopies = true;
+  static constexpr bool kCutsWeights = false;
 
   struct Query {
     uint32_t r[4];
