@@ -32,7 +32,8 @@ packages=(
   # Kernels, logs, options.
   libhwy-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
   # Tests, benchmarks, static checks.
-  libgtest-dev libgmock-dev libbenchmark-dev clang clang-tidy clang-format shellcheck
+  libgtest-dev libgmock-dev libboost-context-dev libbenchmark-dev
+  clang clang-tidy clang-format shellcheck
   # The Python client's virtual environment.
   python3 python3-venv
 )

@@ -36,7 +36,7 @@ enum class Timing {
 struct MachineOptions {
   Core core = Core::kGfx1100;
   int num_devices = 1;
-  size_t memory_bytes = size_t{4} << 30;  // of each device; no memory is reserved for it
+  size_t memory_bytes = size_t{256} << 20;  // of each device
   Timing timing = Timing::kEager;
   // kLazy: hipEventQuery says hipErrorNotReady this often before it lets an event's stream run.
   int queries_before_done = 2;
@@ -50,18 +50,17 @@ struct FaultPlan {
   int64_t failing_host_allocation = 0;  // likewise hipHostMalloc, while this device is current
   // hipMemGetInfo says that others use this much of the device, and hipMalloc heeds it.
   size_t bytes_used_by_others = 0;
-  // The n-th launch, when it runs, breaks the device: from then on each call on it returns `sticky`
-  // until the next SetUp, as HIP does until the process ends.
+  // The n-th launch, or the n-th copy or fill, breaks the device when it runs: from then on each
+  // call on it returns `sticky` until the next SetUp, as HIP does until the process ends.
   int64_t failing_launch = 0;
-  hipError_t sticky = hipErrorIllegalAddress;
-  // The n-th copy or fill breaks the device in the same way.
   int64_t failing_copy = 0;
+  hipError_t sticky = hipErrorIllegalAddress;
 };
 
 // A fresh machine: devices work, no faults are planned, no work is pending, streams of before are
 // invalid. Memory that is still allocated stays so, and counts.
 void SetUp(const MachineOptions& options);
-const MachineOptions& Options();
+MachineOptions Options();
 
 void SetFaults(int device, const FaultPlan& plan);
 

@@ -25,6 +25,7 @@ enum [[nodiscard]] hipError_t{
     hipErrorNotInitialized = 3,
     hipErrorDeinitialized = 4,
     hipErrorInvalidConfiguration = 9,
+    hipErrorInsufficientDriver = 35,
     hipErrorInvalidDeviceFunction = 98,
     hipErrorNoDevice = 100,
     hipErrorInvalidDevice = 101,
