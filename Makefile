@@ -12,18 +12,19 @@ PRESET ?= release
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: help deps python-env build demo test bench lint format asan tsan neon ci-full clean
+.PHONY: help deps python-env build demo test bench lint format asan tsan neon hip-amd ci-full \
+	clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 deps: ## Install the Debian packages that are missing
-	@scripts/install_deps.sh $(filter neon,$(PRESET))
+	@scripts/install_deps.sh $(filter neon hip-amd,$(PRESET))
 
 python-env: deps ## Make .venv for the Python client and tests
 	@scripts/python_env.sh
 
-build: deps ## Build Release into build/release (or PRESET=debug, asan-ubsan, tsan, clang, neon)
+build: deps ## Build into build/release (or PRESET=debug, asan-ubsan, tsan, clang, neon, hip-amd)
 	@scripts/build.sh $(PRESET) $(JOBS)
 
 demo: build ## Run a language model with every attention call served by attnd
@@ -49,6 +50,9 @@ tsan: ## Build with TSan and run the C++ tests
 
 neon: ## Cross-compile the kernels for AArch64 and run their tests under qemu-user
 	@$(MAKE) --no-print-directory test PRESET=neon
+
+hip-amd: ## Build daemon and AMD kernels with ROCm, in a Debian root; run what needs no GPU
+	@$(MAKE) --no-print-directory test PRESET=hip-amd
 
 ci-full: ## All that .ci/run does without its budgets, the slow sanitized tests, and the demo
 	@scripts/ci.sh --full

@@ -6,6 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 preset=$1 jobs=$2
+if [[ $preset == hip-amd && -z "${ATTND_ROCM_ROOT:-}" ]]; then
+  exec scripts/rocm_root.sh run scripts/build.sh "$@"
+fi
 shift 2
 # Ninja configures again by itself when a CMakeLists.txt changes; a preset it does not know of.
 if [[ ! -f build/$preset/build.ninja || CMakePresets.json -nt build/$preset/build.ninja ]]; then

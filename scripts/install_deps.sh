@@ -7,22 +7,28 @@
 #   scripts/install_deps.sh           what `make build`, `make test` and `make demo` need
 #   scripts/install_deps.sh neon      what the preset `neon` needs on top: the cross compiler, the
 #                                     emulator, and the arm64 libraries of arm64_sysroot.sh
-#   scripts/install_deps.sh --check [neon]   only say what is missing
+#   scripts/install_deps.sh hip-amd   what the preset `hip-amd` needs on top: the Debian root with
+#                                     ROCm of rocm_root.sh, and what makes it
+#   scripts/install_deps.sh --check [neon] [hip-amd]   only say what is missing
+#   scripts/install_deps.sh --list    print the packages that the C++ is built and tested with
 set -euo pipefail
 
-check=() neon=
+check=() neon='' hip_amd='' list=''
 for argument in "$@"; do
   case "$argument" in
   --check) check=(--check) ;;
+  --list) list=1 ;;
   neon) neon=1 ;;
+  hip-amd) hip_amd=1 ;;
   *)
-    echo "usage: scripts/install_deps.sh [--check] [neon]" >&2
+    echo "usage: scripts/install_deps.sh [--check | --list] [neon] [hip-amd]" >&2
     exit 1
     ;;
   esac
 done
 
-packages=(
+# In the root of rocm_root.sh, too.
+build_packages=(
   # Toolchain.
   build-essential cmake ninja-build ccache pkg-config git
   # gRPC, protobuf and what they are used with.
@@ -31,13 +37,20 @@ packages=(
   prometheus-cpp-dev libcivetweb-dev libssl-dev zlib1g-dev libcurl4-openssl-dev
   # Kernels, logs, options.
   libhwy-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
-  # Tests, benchmarks, static checks.
-  libgtest-dev libgmock-dev libboost-context-dev libbenchmark-dev
-  clang clang-tidy clang-format shellcheck
-  # The Python client's virtual environment.
-  python3 python3-venv
+  # Tests and benchmarks.
+  libgtest-dev libgmock-dev libboost-context-dev libbenchmark-dev python3
+)
+if [[ -n $list ]]; then
+  printf '%s\n' "${build_packages[@]}"
+  exit
+fi
+packages=(
+  "${build_packages[@]}"
+  # Static checks, and the Python client's virtual environment.
+  clang clang-tidy clang-format shellcheck python3-venv
 )
 [[ -z $neon ]] || packages+=(g++-aarch64-linux-gnu qemu-user)
+[[ -z $hip_amd ]] || packages+=(mmdebstrap)
 readonly packages
 
 say() { printf 'install_deps: %s\n' "$*" >&2; }
@@ -61,9 +74,10 @@ list_installed() {
     sed -n 's/^installed //p'
 }
 
-# The last step. Nothing of it is installed, so it needs no root.
+# The last step: what lies under ~/.cache instead of being installed.
 finish() {
   [[ -z $neon ]] || "$(dirname "$0")/arm64_sysroot.sh" "${check[@]}"
+  [[ -z $hip_amd ]] || "$(dirname "$0")/rocm_root.sh" "${check[@]}"
   exit
 }
 

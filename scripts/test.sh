@@ -7,6 +7,9 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 preset=$1 jobs=$2
+if [[ $preset == hip-amd && -z "${ATTND_ROCM_ROOT:-}" ]]; then
+  exec scripts/rocm_root.sh run scripts/test.sh "$@"
+fi
 shift 2
 
 failed=()
