@@ -58,13 +58,14 @@ neon() {
 export -f sanitized neon
 export jobs full
 
-stage test 1300 make --no-print-directory test
-stage lint 240 scripts/lint.sh format tidy shell
-stage clang 720 scripts/lint.sh clang headers
-stage clang-tidy 300 scripts/lint.sh clang-tidy
-stage asan-ubsan 1200 bash -c 'sanitized asan-ubsan'
-stage tsan 1000 bash -c 'sanitized tsan'
-stage neon 540 bash -c neon
+stage test 1200 make --no-print-directory test
+stage lint 120 scripts/lint.sh format tidy shell
+stage clang 660 scripts/lint.sh clang headers
+stage clang-tidy 240 scripts/lint.sh clang-tidy
+stage asan-ubsan 1000 bash -c 'sanitized asan-ubsan'
+stage tsan 760 bash -c 'sanitized tsan'
+stage neon 400 bash -c neon
+stage hip-amd 900 make --no-print-directory hip-amd
 if [[ -n $full ]]; then
   stage demo 600 make --no-print-directory demo
 fi
