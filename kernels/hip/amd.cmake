@@ -30,12 +30,14 @@ function(attnd_hip_object NAME)
   _attnd_check_arguments("attnd_hip_object(${NAME})")
   add_library(${NAME} OBJECT "${ARG_SOURCE}")
   target_compile_definitions(${NAME} PRIVATE ${ARG_DEFINITIONS})
-  target_link_libraries(${NAME} PRIVATE attnd_flags ${ARG_DEPS})
+  target_include_directories(${NAME} PRIVATE "${PROJECT_SOURCE_DIR}")
+  target_link_libraries(${NAME} PRIVATE ${ARG_DEPS})
   # -g0 ends the -g1 of Release, which would put line tables into each of seven code objects. The
-  # object's unique id is the target's name, where clang would hash the path of the clone. That the
-  # compiler missed an occupancy which a launch bound asks for is the code object report's to judge.
-  target_compile_options(${NAME} PRIVATE
-    -fno-gpu-rdc -cuid=${NAME} -g0 -Wno-error=pass-failed)
+  # object's unique id is the target's name, where clang would hash the path of the clone. Of
+  # warnings, two are not for here: a trait's functions are empty on other GPUs than its own, and
+  # whether an occupancy that a launch bound asks for is reached, the code object report judges.
+  target_compile_options(${NAME} PRIVATE -fno-gpu-rdc -cuid=${NAME} -g0
+    -Wall -Wextra -Werror -Wno-unused-parameter -Wno-error=pass-failed)
   # The compiler's own dependency file is the host pass's: it misses what devices alone include.
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/hip/*.h")
   set_source_files_properties("${ARG_SOURCE}" PROPERTIES LANGUAGE HIP OBJECT_DEPENDS "${headers}")
