@@ -12,8 +12,8 @@ PRESET ?= release
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: help deps python-env build demo test bench lint format asan tsan neon hip-amd ci-full \
-	clean
+.PHONY: help deps python-env build demo test bench lint format asan tsan neon hip-amd hip-nvidia \
+	ci-full clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,6 +53,9 @@ neon: ## Cross-compile the kernels for AArch64 and run their tests under qemu-us
 
 hip-amd: ## Build daemon and AMD kernels with ROCm, in a Debian root; run what needs no GPU
 	@$(MAKE) --no-print-directory test PRESET=hip-amd
+
+hip-nvidia: deps ## Build the NVIDIA plugin, its tests and benchmark, and bundle them
+	@scripts/build.sh hip-nvidia $(JOBS) gpu_bundle
 
 ci-full: ## All that .ci/run does without its budgets, the slow sanitized tests, and the demo
 	@scripts/ci.sh --full

@@ -62,7 +62,7 @@ class HipBackend final : public AttentionBackend {
   HipBackend(HipDevice& device, std::string architecture, gpu::Core core)
       : device_(device),
         core_(core),
-        table_(gpu::KernelTableFor(core)),
+        table_(*gpu::KernelTableFor(core)),
         capabilities_(HipCapabilities(std::move(architecture))) {}
 
   absl::Status Init(const HipBackendOptions& options) {
@@ -261,6 +261,10 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeHipBackend(HipDevice& devi
   hipDeviceProp_t properties;
   ATTND_RETURN_IF_HIP_ERROR(device.fence(), hipGetDeviceProperties(&properties, device.ordinal()));
   ATTND_ASSIGN_OR_RETURN(const gpu::Core core, CoreOf(properties.gcnArchName));
+  if (gpu::KernelTableFor(core) == nullptr) {
+    return absl::UnimplementedError(
+        absl::StrCat("this build has no kernels for ", properties.gcnArchName));
+  }
   auto backend = std::make_unique<HipBackend>(device, properties.gcnArchName, core);
   ATTND_RETURN_IF_ERROR(backend->Init(options));
   return backend;

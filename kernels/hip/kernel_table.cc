@@ -22,11 +22,19 @@ namespace attnd::gpu {
   ATTND_DECLARE(table, 64)                 \
   ATTND_DECLARE(table, 128)                \
   ATTND_DECLARE(table, 256)
+#if !defined(ATTND_SIMT_HOST) || defined(ATTND_SIMT_CORE_0)
 ATTND_DECLARE_TABLE(0)
-#if defined(ATTND_SIMT_HOST)
+#endif
+#if defined(ATTND_SIMT_CORE_1)
 ATTND_DECLARE_TABLE(1)
+#endif
+#if defined(ATTND_SIMT_CORE_2)
 ATTND_DECLARE_TABLE(2)
+#endif
+#if defined(ATTND_SIMT_CORE_3)
 ATTND_DECLARE_TABLE(3)
+#endif
+#if defined(ATTND_SIMT_CORE_4)
 ATTND_DECLARE_TABLE(4)
 #endif
 
@@ -50,22 +58,35 @@ const KernelTable& Table() {
 
 }  // namespace
 
-const KernelTable& KernelTableFor([[maybe_unused]] Core core) {
+const KernelTable* KernelTableFor([[maybe_unused]] Core core) {
 #if defined(ATTND_SIMT_HOST)
   switch (core) {
+#if defined(ATTND_SIMT_CORE_0)
     case Core::kWmmaGfx11:
-      return Table<0>();
-    case Core::kWmmaGfx12:
-      return Table<1>();
-    case Core::kMfma:
-      return Table<2>();
-    case Core::kMfmaGfx950:
-      return Table<3>();
-    case Core::kNvMma:
-      return Table<4>();
-  }
+      return &Table<0>();
 #endif
-  return Table<0>();
+#if defined(ATTND_SIMT_CORE_1)
+    case Core::kWmmaGfx12:
+      return &Table<1>();
+#endif
+#if defined(ATTND_SIMT_CORE_2)
+    case Core::kMfma:
+      return &Table<2>();
+#endif
+#if defined(ATTND_SIMT_CORE_3)
+    case Core::kMfmaGfx950:
+      return &Table<3>();
+#endif
+#if defined(ATTND_SIMT_CORE_4)
+    case Core::kNvMma:
+      return &Table<4>();
+#endif
+    default:
+      return nullptr;
+  }
+#else
+  return &Table<0>();
+#endif
 }
 
 }  // namespace attnd::gpu

@@ -2,7 +2,7 @@
 //
 // The compiled kernels, by what selects them. Built once, read only; safe from any thread.
 //
-//   const KernelTable& table = KernelTableFor(Core::kWmmaGfx11);
+//   const KernelTable& table = *KernelTableFor(Core::kWmmaGfx11);
 //   AttendFunction kernel = table.attend(Compute::kBF16, 128, Phase::kDecode, /*general=*/false);
 #pragma once
 
@@ -36,8 +36,9 @@ struct KernelTable {
   }
 };
 
-// A binary's kernels serve whatever core its target has: one table. simt_host has one for each.
-const KernelTable& KernelTableFor(Core core);
+// A binary's kernels serve whatever core its target has: one table. simt_host has one for each core
+// that it was built with; null for others.
+const KernelTable* KernelTableFor(Core core);
 
 // Defined in instances/, once for each set of arguments. kTable is the core for simt_host, else 0.
 template <int kTable, Compute kCompute, int kDim>

@@ -18,6 +18,14 @@ std::vector<BackendFactory>& Registry() {
 }  // namespace
 
 absl::Status BackendUnderTest::Run(const AttentionParams& params) {
+  if (staging == nullptr) return RunInPlace(params);
+  StagedLaunch staged(*staging, params);
+  ATTND_RETURN_IF_ERROR(RunInPlace(staged.params()));
+  staged.CopyBack();
+  return absl::OkStatus();
+}
+
+absl::Status BackendUnderTest::RunInPlace(const AttentionParams& params) {
   std::unique_ptr<LaunchPlan> plan = backend->NewPlan();
   ATTND_RETURN_IF_ERROR(backend->Plan(params, *plan));
   ATTND_RETURN_IF_ERROR(backend->Launch(*stream, *plan, params));

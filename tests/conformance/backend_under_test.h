@@ -16,6 +16,7 @@
 #include "kernels/backend/attention_backend.h"
 #include "kernels/backend/device.h"
 #include "tests/conformance/problem.h"
+#include "tests/conformance/staged_launch.h"
 
 namespace attnd::conformance {
 
@@ -26,9 +27,14 @@ struct BackendUnderTest {
   ProblemMemory memory;
   std::unique_ptr<Stream> stream;
   std::unique_ptr<AttentionBackend> backend;
+  // Where its kernels do not read the host's memory: what tensors are copied to and back.
+  std::unique_ptr<TestMemory> staging = nullptr;
 
   // Plans, launches and waits.
   absl::Status Run(const AttentionParams& params);
+
+ private:
+  absl::Status RunInPlace(const AttentionParams& params);
 };
 
 struct BackendFactory {

@@ -43,7 +43,8 @@ struct AmdMma {
   ATTND_MEMBER int Remat(int x) { return x; }
 
   // Weights to pairs. Halves are cut off toward zero, which takes one instruction: weights come
-  // larger by half of what is cut off at most (kCutsWeights). bfloat16 is rounded to nearest, half up.
+  // larger by half of what is cut off at most (kCutsWeights). bfloat16 is rounded to nearest, half
+  // up.
   ATTND_MEMBER uint32_t Pack(float low, float high) {
     if constexpr (kIsBFloat16<Element>) {
       return amd::PermuteBytes(FloatToBits(high) + 0x8000u, FloatToBits(low) + 0x8000u,

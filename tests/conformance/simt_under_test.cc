@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The HIP backend on a GPU or, with simt_host, on each matrix core that its kernels are written for.
+// The HIP backend on simt_host: on each matrix core that its kernels are written for.
 #include "kernels/hip/hip_backend.h"
 #include "kernels/hip/hip_device.h"
+#include "kernels/hip/simt_host/machine.h"
 #include "tests/conformance/backend_under_test.h"
 #include "tests/conformance/pinned_memory.h"
-#if defined(ATTND_SIMT_HOST)
-#include "kernels/hip/simt_host/machine.h"
-#endif
 
 namespace attnd::conformance {
 namespace {
@@ -18,14 +16,12 @@ BackendUnderTest MakeHip() {
   under_test.owned_memory = std::make_unique<PinnedMemory>(*device);
   under_test.memory = {under_test.owned_memory.get(), /*row_alignment_bytes=*/16};
   under_test.stream = *device->NewStream();
-  under_test.backend = *MakeHipBackend(*device, {.launches = 2,
-                                                 .upload_bytes = Bytes(1 << 16),
-                                                 .workspace_bytes = Bytes(1 << 20)});
+  under_test.backend = *MakeHipBackend(
+      *device, {.launches = 2, .upload_bytes = Bytes(1 << 16), .workspace_bytes = Bytes(1 << 20)});
   under_test.device = std::move(device);
   return under_test;
 }
 
-#if defined(ATTND_SIMT_HOST)
 BackendFactory On(const char* name, simt::Core core) {
   return {name,
           [core](int) {
@@ -37,15 +33,25 @@ BackendFactory On(const char* name, simt::Core core) {
           /*every_cell=*/false};
 }
 
-const bool kRegistered =
-    RegisterBackend(On("SimtGfx1100", simt::Core::kGfx1100)) &&
-    RegisterBackend(On("SimtGfx1201", simt::Core::kGfx1201)) &&
-    RegisterBackend(On("SimtGfx942", simt::Core::kGfx942)) &&
-    RegisterBackend(On("SimtGfx950", simt::Core::kGfx950)) &&
-    RegisterBackend(On("SimtSm90", simt::Core::kSm90));
-#else
-const bool kRegistered = RegisterBackend({"Hip", [](int) { return MakeHip(); }});
+// Those that kernels are compiled for (ATTND_SIMT_CORES).
+const bool kRegistered = [] {
+#if defined(ATTND_SIMT_CORE_0)
+  RegisterBackend(On("SimtGfx1100", simt::Core::kGfx1100));
 #endif
+#if defined(ATTND_SIMT_CORE_1)
+  RegisterBackend(On("SimtGfx1201", simt::Core::kGfx1201));
+#endif
+#if defined(ATTND_SIMT_CORE_2)
+  RegisterBackend(On("SimtGfx942", simt::Core::kGfx942));
+#endif
+#if defined(ATTND_SIMT_CORE_3)
+  RegisterBackend(On("SimtGfx950", simt::Core::kGfx950));
+#endif
+#if defined(ATTND_SIMT_CORE_4)
+  RegisterBackend(On("SimtSm90", simt::Core::kSm90));
+#endif
+  return true;
+}();
 
 }  // namespace
 }  // namespace attnd::conformance
