@@ -55,7 +55,16 @@ neon() {
   [[ -n $full ]] || export GTEST_FILTER="-$mixed"
   make --no-print-directory neon
 }
-export -f sanitized neon
+
+# Needs a CUDA compiler, and no GPU: what it makes is tried where there is one (run_on_gpu.sh).
+hip_nvidia() {
+  command -v nvcc >/dev/null || {
+    echo 'hip-nvidia: SKIPPED: no nvcc here, so the kernels were not compiled for NVIDIA'
+    return
+  }
+  make --no-print-directory hip-nvidia
+}
+export -f sanitized neon hip_nvidia
 export jobs full
 
 stage test 1200 make --no-print-directory test
@@ -66,6 +75,7 @@ stage asan-ubsan 1000 bash -c 'sanitized asan-ubsan'
 stage tsan 760 bash -c 'sanitized tsan'
 stage neon 400 bash -c neon
 stage hip-amd 900 make --no-print-directory hip-amd
+stage hip-nvidia 480 bash -c hip_nvidia
 if [[ -n $full ]]; then
   stage demo 600 make --no-print-directory demo
 fi

@@ -12,7 +12,7 @@ export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDI
 
 check_format() { scripts/format.sh --check; }
 check_tidy() { tests/tidy/tidy.py; }
-check_shell() { shellcheck scripts/*.sh .ci/run; }
+check_shell() { shellcheck scripts/*.sh tests/hip/*.sh .ci/run; }
 # All targets with clang: -Wthread-safety is an error there (cmake/Attnd.cmake).
 check_clang() { scripts/build.sh clang "$jobs"; }
 check_headers() { scripts/build.sh clang "$jobs" header_selfcheck; }

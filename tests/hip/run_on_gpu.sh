@@ -20,8 +20,15 @@ set -uo pipefail
 bundle="$(cd "$(dirname "$0")/.." && pwd)"
 readonly bundle
 readonly suite=$bundle/tests/gpu_conformance_test
-readonly memcheck_tests='*/ShapesTest.*:*/NonFiniteTest.*:*/InvarianceTest.DecodeAgrees*:*/MatrixTest.*q_bf16_kv_bf16*:*/MatrixTest.*q_f32_kv_f32*:*/MatrixTest.OddHeadDims*q_f16_kv_f32*'
-readonly racecheck_tests='*/ShapesTest.*:*/InvarianceTest.DecodeAgrees*:*/MatrixTest.OddHeadDims*q_bf16_kv_bf16*:*/MatrixTest.OddHeadDims*q_f32_kv_f32*'
+
+# filter PATTERN ...: gtest's own form.
+filter() { local IFS=: && echo "$*"; }
+memcheck_tests="$(filter '*/ShapesTest.*' '*/NonFiniteTest.*' '*/InvarianceTest.DecodeAgrees*' \
+  '*/MatrixTest.*q_bf16_kv_bf16*' '*/MatrixTest.*q_f32_kv_f32*' \
+  '*/MatrixTest.OddHeadDims*q_f16_kv_f32*')"
+racecheck_tests="$(filter '*/ShapesTest.*' '*/InvarianceTest.DecodeAgrees*' \
+  '*/MatrixTest.OddHeadDims*q_bf16_kv_bf16*' '*/MatrixTest.OddHeadDims*q_f32_kv_f32*')"
+readonly memcheck_tests racecheck_tests
 declare -A limits=(
   [conformance]=240 [daemon]=120 [memcheck]=150 [racecheck]=90 [bench]=300 [bench-quick]=90
 )
@@ -155,14 +162,15 @@ for part in "${parts[@]}"; do
   [[ $status -ne 0 || $part != bench* ]] || cat "$log"
   printf '=== %s: %s, %d s; %d tests passed, %d failed, %d skipped\n' "$part" "$result" \
     "$seconds" "$ok" "$bad" "$skip"
-  rows+=("$(printf '{"part": "%s", "result": "%s", "seconds": %d, "limit": %d, "passed": %d, "failed": %d, "skipped": %d}' \
-    "$part" "$result" "$seconds" "$limit" "$ok" "$bad" "$skip")")
+  numbers="$(printf '"seconds": %d, "limit": %d, "passed": %d, "failed": %d, "skipped": %d' \
+    "$seconds" "$limit" "$ok" "$bad" "$skip")"
+  rows+=("{\"part\": \"$part\", \"result\": \"$result\", $numbers}")
   lines+=("| $part | $result | $seconds | $ok | $bad | $skip |")
 done
 
 {
-  printf '{"head": {"hardware": "%s", "command": "%s", "date": "%s", "commit": "%s"},\n "rows": [\n' \
-    "$hardware" "$command" "$date" "$commit"
+  printf '{"head": {"hardware": "%s", "command": "%s", ' "$hardware" "$command"
+  printf '"date": "%s", "commit": "%s"},\n "rows": [\n' "$date" "$commit"
   printf '  %s' "${rows[0]}"
   [[ ${#rows[@]} -eq 1 ]] || printf ',\n  %s' "${rows[@]:1}"
   printf '\n]}\n'
