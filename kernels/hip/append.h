@@ -11,10 +11,6 @@
 
 namespace attnd::gpu {
 
-inline constexpr int kAppendThreads = 256;
-// Tokens of one task.
-inline constexpr int kAppendTokens = 16;
-
 #if ATTND_DEVICE_CODE
 // One tensor's rows of the task's tokens.
 struct AppendRows {

@@ -91,6 +91,11 @@ struct MergeTask {
   int32_t num_splits = 0;
 };
 
+// Lanes of a block of the small kernels, and the tokens of one append task.
+inline constexpr int kMergeThreads = 128;
+inline constexpr int kAppendThreads = 256;
+inline constexpr int kAppendTokens = 16;
+
 // Tokens [token_begin, token_end) of an item's new keys and values.
 struct AppendTask {
   int32_t item = 0;

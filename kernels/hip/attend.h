@@ -64,6 +64,26 @@ struct PartPairs<3> {
   }
 };
 
+// `product`, or where q or k hold NaN or infinities their product. Out of line: it is rare.
+ATTND_RARE float SpecialProduct(const AttendArgs& args, const std::byte* q, const std::byte* k,
+                                float query_sign, float product) {
+  float sum = 0.0f;
+  bool special = false;
+  for (int d = 0; d < args.head_dim_k; ++d) {
+    const float a = LoadNumber(args.q_type, q, d) * query_sign;
+    const float b = LoadNumber(args.kv_type, k, d);
+    special |= !IsFinite(a) || !IsFinite(b);
+    sum += a * b;
+  }
+  return special ? sum : product;
+}
+
+// `out`, or NaN where dim `dim` of the value is not finite.
+ATTND_RARE float SpecialValue(const AttendArgs& args, const std::byte* v, int dim, float out) {
+  if (dim >= args.head_dim_v || IsFinite(LoadNumber(args.kv_type, v, dim))) return out;
+  return NaN();
+}
+
 // kGeneral: the options beyond causality and window, decided at run time.
 template <class TargetT, Compute kCompute, int kDim, Phase kPhase, bool kGeneral>
 class AttendBlock {
@@ -389,35 +409,17 @@ class AttendBlock {
   // Parts hold finite numbers only: the scores of queries and keys with others, by plain
   // arithmetic.
   ATTND_ACCESSOR void MultiplySpecial(int key0, Acc (&scores)[kRowTiles][kKeyTiles]) {
+    ATTND_UNROLL
     for (int m = 0; m < kRowTiles; ++m) {
+      ATTND_UNROLL
       for (int n = 0; n < kKeyTiles; ++n) {
+        ATTND_UNROLL
         for (int i = 0; i < Mma::kAccElems; ++i) {
           const int row = RowOf(m, Mma::RowSlot(i)), key = KeyOf(key0, n, i);
           if (row >= task_.row_end || key >= task_.key_end) continue;
-          const std::byte* q = QueryRow(row);
-          const std::byte* k = source_.template Row<false>(source_.Find(key));
-          float product = 0.0f;
-          bool special = false;
-          for (int d = 0; d < args_.head_dim_k; ++d) {
-            const float a = LoadNumber(args_.q_type, q, d) * item_.query_sign;
-            const float b = LoadNumber(args_.kv_type, k, d);
-            special |= !IsFinite(a) || !IsFinite(b);
-            product += a * b;
-          }
-          if (special) SetElement(scores, m, n, i, product);
-        }
-      }
-    }
-  }
-  // Registers have no index at run time.
-  ATTND_MEMBER void SetElement(Acc (&scores)[kRowTiles][kKeyTiles], int m, int n, int i, float x) {
-    ATTND_UNROLL
-    for (int mm = 0; mm < kRowTiles; ++mm) {
-      ATTND_UNROLL
-      for (int nn = 0; nn < kKeyTiles; ++nn) {
-        ATTND_UNROLL
-        for (int ii = 0; ii < Mma::kAccElems; ++ii) {
-          if (mm == m && nn == n && ii == i) scores[mm][nn][ii] = x;
+          scores[m][n][i] =
+              SpecialProduct(args_, QueryRow(row), source_.template Row<false>(source_.Find(key)),
+                             item_.query_sign, scores[m][n][i]);
         }
       }
     }
@@ -639,15 +641,19 @@ class AttendBlock {
       ATTND_UNROLL
       for (int m = 0; m < kRowTiles; ++m) {
         ATTND_UNROLL
-        for (int d = 0; d < kDimTiles; ++d) {
+        for (int r = 0; r < kRowSlots; ++r) {
+          const int query = QueryOf(RowOf(m, r));
+          const Range seen = VisibleKeys(item_, task_, query);
+          bool sees = key >= seen.begin && key < seen.end;
+          if constexpr (kGeneral) sees = sees && TreeAllows(item_, query, key);
+          if (!sees) continue;
           ATTND_UNROLL
-          for (int i = 0; i < Mma::kAccElems; ++i) {
-            const int dim = DimOf(lane_, d, i), query = QueryOf(RowOf(m, Mma::RowSlot(i)));
-            if (dim >= args_.head_dim_v) continue;
-            const Range seen = VisibleKeys(item_, task_, query);
-            bool sees = key >= seen.begin && key < seen.end;
-            if constexpr (kGeneral) sees = sees && TreeAllows(item_, query, key);
-            if (sees && !IsFinite(LoadNumber(args_.kv_type, v, dim))) out_[m][d][i] = NaN();
+          for (int d = 0; d < kDimTiles; ++d) {
+            ATTND_UNROLL
+            for (int i = 0; i < Mma::kAccElems; ++i) {
+              if (Mma::RowSlot(i) != r) continue;
+              out_[m][d][i] = SpecialValue(args_, v, DimOf(lane_, d, i), out_[m][d][i]);
+            }
           }
         }
       }

@@ -39,11 +39,14 @@
 #if ATTND_GPU_SIMT
 #include "kernels/hip/simt_host/device.h"
 #define ATTND_DEVICE static inline
+#define ATTND_RARE static inline
 #define ATTND_MEMBER static
 #define ATTND_ACCESSOR inline
 #define ATTND_UNROLL
 #else
 #define ATTND_DEVICE static __device__ __forceinline__
+// Out of line, where being called is rare.
+#define ATTND_RARE static __device__ __noinline__
 #define ATTND_MEMBER static __device__ __forceinline__
 #define ATTND_ACCESSOR __device__ __forceinline__
 #define ATTND_UNROLL _Pragma("unroll")

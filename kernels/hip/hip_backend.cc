@@ -10,11 +10,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/hip/append.h"
 #include "kernels/hip/device_items.h"
 #include "kernels/hip/kernel_table.h"
 #include "kernels/hip/launch.h"
-#include "kernels/hip/merge.h"
 #include "kernels/hip/plan.h"
 #include "kernels/hip/upload_ring.h"
 

@@ -12,8 +12,6 @@
 
 namespace attnd::gpu {
 
-inline constexpr int kMergeThreads = 128;
-
 #if ATTND_DEVICE_CODE
 ATTND_DEVICE void MergeChunk(const MergeArgs& args, const MergeTask& task, const Item& item,
                              int row, int dim) {

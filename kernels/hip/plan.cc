@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/attention/visibility.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/hip/append.h"
 
 namespace attnd {
 namespace {

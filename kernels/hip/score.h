@@ -47,7 +47,7 @@ ATTND_DEVICE float ShapedScore(const Item& item, float product, int query, int h
   return score;
 }
 
-ATTND_DEVICE bool DropoutKeeps(const Item& item, int query, int head, int key) {
+ATTND_RARE bool DropoutKeeps(const Item& item, int query, int head, int key) {
   const Draws draws = Philox4x32Draws(item.dropout_seed, static_cast<uint32_t>(key) / 4,
                                       static_cast<uint32_t>(item.start_position + query),
                                       static_cast<uint32_t>(head), item.dropout_subsequence);
