@@ -14,37 +14,64 @@ namespace attnd::gpu {
 #if ATTND_DEVICE_CODE
 // One tensor's rows of the task's tokens.
 struct AppendRows {
-  const Heads* from;
+  const Heads& from;
   std::byte* to;  // of a page at offset 0
   int64_t head_stride_bytes;
   int64_t token_stride_bytes;
-  int head_dim;
+  FastDivide chunks;     // of a row
+  FastDivide per_token;  // of all heads of a token
 };
+
+// A chunk's place in the new rows and in its page.
+struct AppendPlace {
+  const std::byte* from;
+  std::byte* to;
+};
+ATTND_DEVICE AppendPlace PlaceOf(const AppendArgs& args, const AppendTask& task, const Item& item,
+                                 const AppendRows& rows, int i) {
+  const auto in_task = static_cast<int>(rows.per_token.Quotient(i));
+  const int in_token = i - in_task * static_cast<int>(rows.per_token.divisor);
+  const auto head = static_cast<int>(rows.chunks.Quotient(in_token));
+  const int dim = (in_token - head * static_cast<int>(rows.chunks.divisor)) * kChunk;
+  const int row = task.token_begin + in_task, token = item.start_position + row;
+  const auto page = static_cast<int>(item.page_size.Quotient(token));
+  ATTND_DEVICE_CHECK(page < item.num_pages);
+  return {rows.from.data + row * rows.from.token_stride_bytes + head * rows.from.head_stride_bytes +
+              dim * SizeOf(args.q_type),
+          rows.to + item.page_offsets[page] + head * rows.head_stride_bytes +
+              (token - page * static_cast<int>(item.page_size.divisor)) * rows.token_stride_bytes +
+              dim * SizeOf(args.kv_type)};
+}
 
 ATTND_DEVICE void AppendTensor(const AppendArgs& args, const AppendTask& task, const Item& item,
                                const AppendRows& rows) {
-  const int chunks = rows.head_dim / kChunk;
-  const int per_token = args.num_kv_heads * chunks;
-  const int count = (task.token_end - task.token_begin) * per_token;
-  const bool copies = args.q_type == args.kv_type && args.q_type != Type::kF32;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kAppendThreads) {
-    const int row = task.token_begin + i / per_token;
-    const int head = i % per_token / chunks, dim = i % chunks * kChunk;
-    const int token = item.start_position + row;
-    const auto page = static_cast<int>(item.page_size.Quotient(token));
-    ATTND_DEVICE_CHECK(page < item.num_pages);
-    const std::byte* from = rows.from->data + row * rows.from->token_stride_bytes +
-                            head * rows.from->head_stride_bytes + dim * SizeOf(args.q_type);
-    std::byte* to =
-        rows.to + item.page_offsets[page] + head * rows.head_stride_bytes +
-        (token - page * static_cast<int>(item.page_size.divisor)) * rows.token_stride_bytes +
-        dim * SizeOf(args.kv_type);
-    if (copies) {
-      *reinterpret_cast<U32x4*>(to) = *reinterpret_cast<const U32x4*>(from);
-    } else {
+  const int count = (task.token_end - task.token_begin) * static_cast<int>(rows.per_token.divisor);
+  const auto thread = static_cast<int>(threadIdx.x);
+  if (args.q_type != args.kv_type || args.q_type == Type::kF32) {
+    for (int i = thread; i < count; i += kAppendThreads) {
+      const AppendPlace place = PlaceOf(args, task, item, rows, i);
       float numbers[kChunk];
-      LoadChunk(args.q_type, from, numbers);
-      StoreChunk(args.kv_type, to, numbers);
+      LoadChunk(args.q_type, place.from, numbers);
+      StoreChunk(args.kv_type, place.to, numbers);
+    }
+    return;
+  }
+  // Several on their way at a time.
+  constexpr int kAtOnce = 4;
+  for (int i = thread; i < count; i += kAtOnce * kAppendThreads) {
+    U32x4 words[kAtOnce];
+    std::byte* to[kAtOnce];
+    ATTND_UNROLL
+    for (int j = 0; j < kAtOnce; ++j) {
+      to[j] = nullptr;
+      if (i + j * kAppendThreads >= count) continue;
+      const AppendPlace place = PlaceOf(args, task, item, rows, i + j * kAppendThreads);
+      words[j] = *reinterpret_cast<const U32x4*>(place.from);
+      to[j] = place.to;
+    }
+    ATTND_UNROLL
+    for (int j = 0; j < kAtOnce; ++j) {
+      if (to[j] != nullptr) *reinterpret_cast<U32x4*>(to[j]) = words[j];
     }
   }
 }
@@ -55,12 +82,12 @@ __global__ void __launch_bounds__(kAppendThreads) AppendKernel(const AppendArgs 
 #if ATTND_DEVICE_CODE
   const AppendTask task = args.tasks[blockIdx.x];
   const Item& item = args.items[task.item];
-  AppendTensor(
-      args, task, item,
-      {&item.new_k, item.k, item.k_head_stride_bytes, item.k_token_stride_bytes, args.head_dim_k});
-  AppendTensor(
-      args, task, item,
-      {&item.new_v, item.v, item.v_head_stride_bytes, item.v_token_stride_bytes, args.head_dim_v});
+  AppendTensor(args, task, item,
+               {item.new_k, item.k, item.k_head_stride_bytes, item.k_token_stride_bytes,
+                args.chunks_k, args.chunks_k_of_token});
+  AppendTensor(args, task, item,
+               {item.new_v, item.v, item.v_head_stride_bytes, item.v_token_stride_bytes,
+                args.chunks_v, args.chunks_v_of_token});
 #endif
 }
 

@@ -136,11 +136,19 @@ struct MergeArgs {
 struct AppendArgs {
   const Item* items = nullptr;
   const AppendTask* tasks = nullptr;
-  int32_t num_kv_heads = 0;
-  int32_t head_dim_k = 0;
-  int32_t head_dim_v = 0;
+  // Chunks of 8 numbers: of one head, and of all KV heads of a token.
+  FastDivide chunks_k, chunks_k_of_token;
+  FastDivide chunks_v, chunks_v_of_token;
   Type q_type = Type::kF32;
   Type kv_type = Type::kF32;
 };
+
+// A launch's upload block, from pinned host memory to the device.
+struct UploadArgs {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  int64_t bytes = 0;  // a multiple of 16
+};
+inline constexpr int kUploadThreads = 256;
 
 }  // namespace attnd::gpu

@@ -40,30 +40,6 @@ struct ElementOf<Compute::kF16> {
   using Type = Half;
 };
 
-// Products of parts of two numbers, the small ones first; parts that lie further down than the
-// last bit of the largest product are left out.
-struct PartPair {
-  int query;
-  int key;
-};
-template <int kParts>
-struct PartPairs {
-  static constexpr int kCount = 1;
-  ATTND_MEMBER constexpr PartPair At(int) { return {0, 0}; }
-};
-template <>
-struct PartPairs<3> {
-  static constexpr int kCount = 6;
-  ATTND_MEMBER constexpr PartPair At(int i) {
-    return i == 0   ? PartPair{0, 2}
-           : i == 1 ? PartPair{1, 1}
-           : i == 2 ? PartPair{2, 0}
-           : i == 3 ? PartPair{0, 1}
-           : i == 4 ? PartPair{1, 0}
-                    : PartPair{0, 0};
-  }
-};
-
 // `product`, or where q or k hold NaN or infinities their product. Out of line: it is rare.
 ATTND_RARE float SpecialProduct(const AttendArgs& args, const std::byte* q, const std::byte* k,
                                 float query_sign, float product) {
@@ -91,7 +67,9 @@ class AttendBlock {
   ATTND_MEMBER void Run(const AttendArgs& args) {
     const AttendTask task = args.tasks[blockIdx.x];
     AttendBlock block(args, args.items[task.item], task);
+    if constexpr (!kLds.query_in_ring) block.StartLoads();
     block.LoadQueries();
+    if constexpr (kLds.query_in_ring) block.StartLoads();
     block.VisitTiles();
     block.Finish();
   }
@@ -110,7 +88,6 @@ class AttendBlock {
   static_assert(Mma::kAccElems * Mma::kWaveSize == 256, "an accumulator is a tile of 16 x 16");
 
   static constexpr int kParts = NumParts(kCompute);
-  using Pairs = PartPairs<kParts>;
   static constexpr int kThreads = kShape.threads(kCore);
   static constexpr int kRowTiles = kShape.row_tiles;
   static constexpr int kRowSlots = Mma::kRowsPerLane;
@@ -224,7 +201,7 @@ class AttendBlock {
           }
         }
       }
-      BlockBarrier();  // tiles of keys take the place of the queries
+      if constexpr (kLds.query_in_ring) BlockBarrier();
     }
   }
   ATTND_ACCESSOR const std::byte* QueryRow(int row) const {
@@ -297,6 +274,18 @@ class AttendBlock {
     return special;
   }
 
+  // The first tiles, as many as there is room for.
+  ATTND_ACCESSOR void StartLoads() {
+    if (num_tiles_ == 0) return;
+    loader_.Locate(source_, key0_);
+    if constexpr (!Loader::kInPlace) {
+      IssueNext<false>();
+      if constexpr (Loader::kAsync && kShape.stages >= 3) IssueNext<true>();
+      if constexpr (Loader::kAsync && kShape.stages >= 4) IssueNext<false>();
+      static_assert(kShape.stages <= 4);
+    }
+  }
+
   ATTND_ACCESSOR void VisitTiles() {
     ATTND_UNROLL
     for (int m = 0; m < kRowTiles; ++m) {
@@ -307,14 +296,6 @@ class AttendBlock {
         largest_[m][r] = MinusInfinity();
         sum_[m][r] = 0.0f;
       }
-    }
-    if (num_tiles_ == 0) return;
-    loader_.Locate(source_, key0_);
-    if constexpr (!Loader::kInPlace) {
-      IssueNext<false>();
-      if constexpr (Loader::kAsync && kShape.stages >= 3) IssueNext<true>();
-      if constexpr (Loader::kAsync && kShape.stages >= 4) IssueNext<false>();
-      static_assert(kShape.stages <= 4);
     }
     for (int tile = 0; tile < num_tiles_; ++tile) {
       const int key0 = key0_ + tile * kKeys;
@@ -369,6 +350,14 @@ class AttendBlock {
 
   ATTND_ACCESSOR void MultiplyKeys(const std::byte* tile, Acc (&scores)[kRowTiles][kKeyTiles]) {
     const int lane = Mma::Remat(lane_);
+    if constexpr (kParts > 1) {
+      MultiplyKeyParts(tile, lane, scores);
+    } else {
+      MultiplyWholeKeys(tile, lane, scores);
+    }
+  }
+  ATTND_ACCESSOR void MultiplyWholeKeys(const std::byte* tile, int lane,
+                                        Acc (&scores)[kRowTiles][kKeyTiles]) {
     ATTND_UNROLL
     for (int m = 0; m < kRowTiles; ++m) {
       ATTND_UNROLL
@@ -376,34 +365,77 @@ class AttendBlock {
     }
     ATTND_UNROLL
     for (int step = 0; step < kSteps; ++step) {
-      if constexpr (kShape.query_in_lds) {
-        ATTND_UNROLL
-        for (int part = 0; part < kParts; ++part) {
-          ATTND_UNROLL
-          for (int m = 0; m < kRowTiles; ++m) {
-            queries_[part][m][0] = QueryFromLds(part, m, step, lane);
-          }
-        }
-      }
+      Query queries[kRowTiles];
+      ATTND_UNROLL
+      for (int m = 0; m < kRowTiles; ++m) queries[m] = QueryAt(0, m, step, lane);
       ATTND_UNROLL
       for (int n = 0; n < kKeyTiles; ++n) {
-        Key keys[kParts];
+        const Key key =
+            Mma::template LoadKey<kDim>(tile, n / kSubs, n % kSubs, step, lane, key_base_);
         ATTND_UNROLL
-        for (int part = 0; part < kParts; ++part) {
-          keys[part] = Mma::template LoadKey<kDim>(tile + part * kPartKeyBytes, n / kSubs,
-                                                   n % kSubs, step, lane, key_base_);
-        }
-        ATTND_UNROLL
-        for (int m = 0; m < kRowTiles; ++m) {
-          ATTND_UNROLL
-          for (int pair = 0; pair < Pairs::kCount; ++pair) {
-            Mma::MultiplyAdd(scores[m][n],
-                             queries_[Pairs::At(pair).query][m][kShape.query_in_lds ? 0 : step],
-                             keys[Pairs::At(pair).key]);
-          }
-        }
+        for (int m = 0; m < kRowTiles; ++m) Mma::MultiplyAdd(scores[m][n], queries[m], key);
       }
     }
+  }
+  ATTND_ACCESSOR Query QueryAt(int part, int row_tile, int step, int lane) const {
+    if constexpr (kShape.query_in_lds) {
+      return QueryFromLds(part, row_tile, step, lane);
+    } else {
+      return queries_[part][row_tile][step];
+    }
+  }
+
+  // Products of parts, by the power of 2^-7 that they count for. Matrix cores may cut what they add
+  // up instead of rounding it: few large products are added up there, and the rest is plain
+  // arithmetic.
+  ATTND_ACCESSOR void MultiplyKeyParts(const std::byte* tile, int lane,
+                                       Acc (&scores)[kRowTiles][kKeyTiles]) {
+    constexpr int kStepsAtOnce = 64 / Mma::kDepth;
+    ATTND_UNROLL
+    for (int n = 0; n < kKeyTiles; ++n) {
+      ATTND_UNROLL
+      for (int m = 0; m < kRowTiles; ++m) {
+        Acc sums[kParts];
+        ATTND_UNROLL
+        for (int order = 0; order < kParts; ++order) sums[order] = Acc{};
+        ATTND_UNROLL
+        for (int step = 0; step < kSteps; ++step) {
+          Query queries[kParts];
+          Key keys[kParts];
+          ATTND_UNROLL
+          for (int part = 0; part < kParts; ++part) {
+            queries[part] = QueryAt(part, m, step, lane);
+            keys[part] = Mma::template LoadKey<kDim>(tile + part * kPartKeyBytes, n / kSubs,
+                                                     n % kSubs, step, lane, key_base_);
+          }
+          MultiplyParts(sums, queries, keys);
+          if (step % kStepsAtOnce == kStepsAtOnce - 1) {
+            ATTND_UNROLL
+            for (int i = 0; i < Mma::kAccElems; ++i) {
+              scores[m][n][i] = step < kStepsAtOnce ? sums[0][i] : scores[m][n][i] + sums[0][i];
+            }
+            sums[0] = Acc{};
+          }
+        }
+        ATTND_UNROLL
+        for (int i = 0; i < Mma::kAccElems; ++i) scores[m][n][i] += LowOrders(sums, i);
+      }
+    }
+  }
+  // The pairs of parts that matter: the others lie below the last bit of the largest product.
+  ATTND_MEMBER void MultiplyParts(Acc (&sums)[kParts], const Query (&queries)[kParts],
+                                  const Key (&keys)[kParts]) {
+    ATTND_UNROLL
+    for (int q = 0; q < kParts; ++q) {
+      ATTND_UNROLL
+      for (int k = 0; q + k < kParts; ++k) Mma::MultiplyAdd(sums[q + k], queries[q], keys[k]);
+    }
+  }
+  ATTND_MEMBER float LowOrders(const Acc (&sums)[kParts], int i) {
+    float low = 0.0f;
+    ATTND_UNROLL
+    for (int order = kParts - 1; order > 0; --order) low = (low + sums[order][i]) * kPartScale;
+    return low;
   }
 
   // Parts hold finite numbers only: the scores of queries and keys with others, by plain
@@ -597,35 +629,31 @@ class AttendBlock {
         }
       }
     } else {
-      // Matrix cores may cut what they add up instead of rounding it. Over a long context that
-      // would add up too: each tile starts from zero, and its result is added by plain arithmetic.
+      // Each tile starts from zero, and its result is added by plain arithmetic: see
+      // MultiplyKeyParts.
       ATTND_UNROLL
       for (int d = 0; d < kDimTiles; ++d) {
-        Acc tile_out[kRowTiles];
-        ATTND_UNROLL
-        for (int m = 0; m < kRowTiles; ++m) tile_out[m] = Acc{};
-        ATTND_UNROLL
-        for (int g = 0; g < kKeyGroups; ++g) {
-          Key values[kParts];
-          ATTND_UNROLL
-          for (int part = 0; part < kParts; ++part) {
-            values[part] = Mma::template LoadValue<kRow>(tile + part * kPartKeyBytes, d / kSubs,
-                                                         d % kSubs, g, lane, key_base_);
-          }
-          ATTND_UNROLL
-          for (int m = 0; m < kRowTiles; ++m) {
-            ATTND_UNROLL
-            for (int pair = 0; pair < Pairs::kCount; ++pair) {
-              Mma::MultiplyAdd(tile_out[m], weights[Pairs::At(pair).query][m][g],
-                               values[Pairs::At(pair).key]);
-            }
-          }
-        }
         ATTND_UNROLL
         for (int m = 0; m < kRowTiles; ++m) {
+          Acc sums[kParts];
+          ATTND_UNROLL
+          for (int order = 0; order < kParts; ++order) sums[order] = Acc{};
+          ATTND_UNROLL
+          for (int g = 0; g < kKeyGroups; ++g) {
+            Query parts[kParts];
+            Key values[kParts];
+            ATTND_UNROLL
+            for (int part = 0; part < kParts; ++part) {
+              parts[part] = weights[part][m][g];
+              values[part] = Mma::template LoadValue<kRow>(tile + part * kPartKeyBytes, d / kSubs,
+                                                           d % kSubs, g, lane, key_base_);
+            }
+            MultiplyParts(sums, parts, values);
+          }
           ATTND_UNROLL
           for (int i = 0; i < Mma::kAccElems; ++i) {
-            out_[m][d][i] = out_[m][d][i] * rescale[m][Mma::RowSlot(i)] + tile_out[m][i];
+            out_[m][d][i] =
+                out_[m][d][i] * rescale[m][Mma::RowSlot(i)] + (sums[0][i] + LowOrders(sums, i));
           }
         }
       }

@@ -95,7 +95,7 @@ ATTND_DEVICE uint32_t FloatToBits(float value) { return __builtin_bit_cast(uint3
 ATTND_DEVICE float Exp2(float x) {
 #if ATTND_GPU_NVIDIA
   float y;
-  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #elif ATTND_DEVICE_CODE
   return __builtin_amdgcn_exp2f(x);

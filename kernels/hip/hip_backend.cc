@@ -65,8 +65,8 @@ class HipBackend final : public AttentionBackend {
 
   absl::Status Init(const HipBackendOptions& options) {
     ATTND_RETURN_IF_ERROR(device_.Use());
-    ATTND_ASSIGN_OR_RETURN(uploads_,
-                           UploadRing::Make(device_, options.launches, options.upload_bytes));
+    ATTND_ASSIGN_OR_RETURN(
+        uploads_, UploadRing::Make(device_, table_.upload, options.launches, options.upload_bytes));
     ATTND_ASSIGN_OR_RETURN(workspace_, device_.Allocate(options.workspace_bytes));
     for (gpu::Compute compute : {gpu::Compute::kF16, gpu::Compute::kBF16, gpu::Compute::kF32}) {
       for (int dim : gpu::kHeadDims) {
@@ -176,13 +176,18 @@ class HipBackend final : public AttentionBackend {
   absl::Status LaunchAppends(const HipPlan& plan, const AttentionParams& params,
                              const Uploaded& uploaded, HipStream& stream) {
     if (plan.appends.empty()) return absl::OkStatus();
-    const gpu::AppendArgs args{.items = uploaded.items,
-                               .tasks = uploaded.appends,
-                               .num_kv_heads = params.num_kv_heads,
-                               .head_dim_k = params.key.head_dim_k,
-                               .head_dim_v = params.key.head_dim_v,
-                               .q_type = TypeOf(params.key.q_dtype),
-                               .kv_type = TypeOf(params.key.kv_dtype)};
+    const auto chunks = [](int32_t head_dim, int32_t heads) {
+      return gpu::FastDivide::By(static_cast<uint32_t>(head_dim / gpu::kHeadDimMultiple * heads));
+    };
+    const gpu::AppendArgs args{
+        .items = uploaded.items,
+        .tasks = uploaded.appends,
+        .chunks_k = chunks(params.key.head_dim_k, 1),
+        .chunks_k_of_token = chunks(params.key.head_dim_k, params.num_kv_heads),
+        .chunks_v = chunks(params.key.head_dim_v, 1),
+        .chunks_v_of_token = chunks(params.key.head_dim_v, params.num_kv_heads),
+        .q_type = TypeOf(params.key.q_dtype),
+        .kv_type = TypeOf(params.key.kv_dtype)};
     ATTND_RETURN_IF_HIP_ERROR(
         stream.fence(), gpu::LaunchKernel(table_.append, static_cast<unsigned>(plan.appends.size()),
                                           gpu::kAppendThreads, 0, stream.handle(), args));

@@ -19,6 +19,8 @@ namespace attnd::gpu {
   AppendFunction GetAppendKernel<table>(); \
   template <>                              \
   MergeFunction GetMergeKernel<table>();   \
+  template <>                              \
+  UploadFunction GetUploadKernel<table>(); \
   ATTND_DECLARE(table, 64)                 \
   ATTND_DECLARE(table, 128)                \
   ATTND_DECLARE(table, 256)
@@ -46,7 +48,8 @@ KernelTable MakeTable(std::index_sequence<kDims...>) {
            {GetAttendKernels<kTable, Compute::kBF16, kHeadDims[kDims]>()...},
            {GetAttendKernels<kTable, Compute::kF32, kHeadDims[kDims]>()...}},
           GetAppendKernel<kTable>(),
-          GetMergeKernel<kTable>()};
+          GetMergeKernel<kTable>(),
+          GetUploadKernel<kTable>()};
 }
 
 template <int kTable>

@@ -16,6 +16,7 @@ namespace attnd::gpu {
 using AttendFunction = void (*)(AttendArgs);
 using AppendFunction = void (*)(AppendArgs);
 using MergeFunction = void (*)(MergeArgs);
+using UploadFunction = void (*)(UploadArgs);
 
 // Those of one compute and head dim, compiled together: [phase][general].
 struct AttendKernels {
@@ -26,6 +27,7 @@ struct KernelTable {
   AttendKernels attends[kNumComputes][kNumHeadDims];
   AppendFunction append = nullptr;
   MergeFunction merge = nullptr;
+  UploadFunction upload = nullptr;
 
   // `head_dim` is one of kHeadDims.
   AttendFunction attend(Compute compute, int head_dim, Phase phase, bool general) const {
@@ -47,5 +49,7 @@ template <int kTable>
 AppendFunction GetAppendKernel();
 template <int kTable>
 MergeFunction GetMergeKernel();
+template <int kTable>
+UploadFunction GetUploadKernel();
 
 }  // namespace attnd::gpu

@@ -78,15 +78,15 @@ class KvLoader {
   template <bool kValues>
   ATTND_ACCESSOR void Issue(const KvSource& source, int key0, std::byte* tile) {
     if constexpr (kInPlace) return;
+    const Column column = ColumnOf<kValues>(source, key0);
     ATTND_UNROLL
     for (int j = 0; j < kRows; ++j) {
-      const std::byte* from = Address<kValues>(source, key0, j);
+      const std::byte* from = Address<kValues>(source, column, j);
       if constexpr (kAsync) {
         if (chunk_ >= kChunks) return;
-        nv::CopyAsync16(LdsTile<kDim>::At(tile, j, first_row_, 0, chunk_),
-                        from != nullptr ? from : source.k, from != nullptr);
+        nv::CopyAsync16(LdsTile<kDim>::At(tile, j, first_row_, 0, chunk_), from, j < column.rows);
       } else {
-        Fetch(source, from, j);
+        Fetch(source, j < column.rows ? from : nullptr, j);
       }
     }
   }
@@ -102,11 +102,14 @@ class KvLoader {
       if (check) special = ClearSpecialInTile(tile);
     } else if constexpr (kInPlace) {
       // Few rows at a time, to stay within registers.
+      const Column column = ColumnOf<kValues>(source, key0);
       ATTND_UNROLL
       for (int j = 0; j < kRows; j += kStoreRows) {
         ATTND_UNROLL
-        for (int i = 0; i < kStoreRows; ++i)
-          Fetch(source, Address<kValues>(source, key0, j + i), i);
+        for (int i = 0; i < kStoreRows; ++i) {
+          const std::byte* from = Address<kValues>(source, column, j + i);
+          Fetch(source, j + i < column.rows ? from : nullptr, i);
+        }
         special |= Store<kValues>(check, tile, j);
       }
     } else {
@@ -129,15 +132,31 @@ class KvLoader {
   static constexpr int kPartBytes = kKeys * kDim * 2;
   static constexpr bool kConverts = kParts > 1;
 
-  // Row j of the thread, or null where there is nothing to read.
+  // The thread's chunks of a tile.
+  struct Column {
+    const std::byte* first;  // where all rows are in one page
+    int64_t stride_bytes;
+    int rows;  // that there are
+    int first_key;
+  };
   template <bool kValues>
-  ATTND_ACCESSOR const std::byte* Address(const KvSource& source, int key0, int j) const {
-    const int key = key0 + first_row_ + j;
+  ATTND_ACCESSOR Column ColumnOf(const KvSource& source, int key0) const {
+    const int key = key0 + first_row_;
     const int dim = kValues ? source.head_dim_v : source.head_dim_k;
-    if (key >= source.key_end || chunk_ * kChunk >= dim) return nullptr;
-    const std::byte* row = one_page_ ? source.template Row<kValues>(place_, j)
-                                     : source.template Row<kValues>(source.Find(key));
-    return row + chunk_ * kChunk * (kConverts ? SizeOf(source.type) : 2);
+    const int offset = chunk_ * kChunk * (kConverts ? SizeOf(source.type) : 2);
+    const bool any = key < source.key_end && chunk_ * kChunk < dim;
+    return {source.template Row<kValues>(place_) + offset,
+            kValues ? source.v_token_stride_bytes : source.k_token_stride_bytes,
+            any ? source.key_end - key : 0, key};
+  }
+  // Row j of it; meaningless from `rows` on.
+  template <bool kValues>
+  ATTND_ACCESSOR const std::byte* Address(const KvSource& source, const Column& column,
+                                          int j) const {
+    if (one_page_) return column.first + j * column.stride_bytes;
+    if (j >= column.rows) return column.first;
+    return source.template Row<kValues>(source.Find(column.first_key + j)) +
+           chunk_ * kChunk * (kConverts ? SizeOf(source.type) : 2);
   }
 
   ATTND_ACCESSOR void Fetch(const KvSource& source, const std::byte* from, int held) {

@@ -118,10 +118,12 @@ ATTND_DEVICE bool ClearNonFinite(uint32_t& pair) {
   return low || high;
 }
 
-// Takes the 8 highest bits of the mantissa off x: what is left of x after `parts` of them, in the
-// upper half of a word, is a bfloat16 each time, and after three nothing is left.
+// fp32 in three bfloat16 parts, the upper half of a word each: the highest 8 bits of the mantissa,
+// and twice what is left of it, raised by 2^7 so that small numbers keep their last bits too. Part
+// i counts for 2^(-7 i) of its value.
+inline constexpr float kPartScale = 0x1p-7f;
 ATTND_DEVICE float WithoutHighPart(float x) {
-  return x - BitsToFloat(FloatToBits(x) & 0xffff0000u);
+  return (x - BitsToFloat(FloatToBits(x) & 0xffff0000u)) * (1.0f / kPartScale);
 }
 
 }  // namespace attnd::gpu

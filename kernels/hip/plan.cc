@@ -13,9 +13,9 @@ namespace {
 
 // Rows that share the waves of one block.
 constexpr int64_t kMaxDecodeRows = 16;
-// Blocks that one item is split into where its keys allow: two for each of some 128
+// Blocks that one item is split into where its keys allow: one for each of some 128
 // multiprocessors.
-constexpr int64_t kBlocksOfItem = 256;
+constexpr int64_t kBlocksOfItem = 128;
 // A split no shorter: its partial results cost 1 / 64 of its keys' bytes at 8 query heads a KV
 // head.
 constexpr int64_t kMinSplitKeys = 256;

@@ -133,16 +133,27 @@ constexpr TileShape TileShapeFor(Core core, Compute compute, int dim, Phase phas
   return {};
 }
 
+// Blocks that are to share a multiprocessor: the compiler cuts registers to it. On CDNA the second
+// block keeps accumulators out of the accumulation registers.
+constexpr int BlocksAtOnce(Core core, Compute compute, int dim, Phase phase) {
+  if (core == Core::kNvMma && phase == Phase::kDecode && compute != Compute::kF32) {
+    return dim <= 128 ? 3 : 1;
+  }
+  if (WaveSize(core) == 64 && compute != Compute::kF32 && dim <= 128) return 2;
+  return 1;
+}
+
 // Dims of the output that pass through LDS at a time.
 constexpr int OutputDims(int dim) { return dim <= 128 ? dim : dim / 2; }
 
 // Where the parts of a block's LDS lie.
 struct LdsLayout {
-  int query_bytes = 0;        // at 0, until the queries are in registers where they go there
-  int tile_offset = 0;        // the ring of tiles of K and V
-  int tile_bytes = 0;         // one of them
-  int output_stride = 0;      // floats of a row of a wave's output, padded against bank conflicts
-  int statistics_offset = 0;  // of the epilogue: largest and sum of every wave's 16 rows
+  int query_bytes = 0;         // at 0
+  bool query_in_ring = false;  // tiles take their place once they are in registers
+  int tile_offset = 0;         // the ring of tiles of K and V
+  int tile_bytes = 0;          // one of them
+  int output_stride = 0;       // floats of a row of a wave's output, padded against bank conflicts
+  int statistics_offset = 0;   // of the epilogue: largest and sum of every wave's 16 rows
   int total_bytes = 0;
 };
 
@@ -151,7 +162,9 @@ constexpr LdsLayout LdsLayoutFor(Core core, Compute compute, int dim, Phase phas
   const int parts = NumParts(compute);
   LdsLayout lds;
   lds.query_bytes = shape.rows() * dim * 2 * parts;
-  lds.tile_offset = shape.query_in_lds ? lds.query_bytes : 0;
+  // Apart, tiles can be on their way before the queries are there; long rows of tiles gain nothing.
+  lds.query_in_ring = !shape.query_in_lds && phase == Phase::kPrefill;
+  lds.tile_offset = lds.query_in_ring ? 0 : lds.query_bytes;
   lds.tile_bytes = shape.keys * dim * 2 * parts;
   const int main_bytes = lds.tile_offset + shape.stages * lds.tile_bytes;
   lds.output_stride = OutputDims(dim) + 4;

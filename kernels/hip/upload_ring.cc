@@ -4,12 +4,20 @@
 #include <algorithm>
 
 #include "kernels/base/status_macros.h"
+#include "kernels/hip/launch.h"
 
 namespace attnd {
+namespace {
 
-absl::StatusOr<std::unique_ptr<UploadRing>> UploadRing::Make(HipDevice& device, int blocks,
+// What a kernel moves; a copy engine the rest.
+constexpr Bytes kKernelBytes = Bytes(256 << 10);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<UploadRing>> UploadRing::Make(HipDevice& device,
+                                                             gpu::UploadFunction kernel, int blocks,
                                                              Bytes initial_size) {
-  std::unique_ptr<UploadRing> ring(new UploadRing(device));
+  std::unique_ptr<UploadRing> ring(new UploadRing(device, kernel));
   ring->blocks_.resize(static_cast<size_t>(blocks));
   for (Block& block : ring->blocks_) ATTND_RETURN_IF_ERROR(ring->Grow(block, initial_size));
   return ring;

@@ -25,6 +25,7 @@
 #include "kernels/backend/device.h"
 #include "kernels/hip/hip_device.h"
 #include "kernels/hip/hip_stream.h"
+#include "kernels/hip/kernel_table.h"
 
 namespace attnd {
 
@@ -37,7 +38,8 @@ class UploadRing {
   };
 
   // `device` outlives the ring. No launch may still run when it goes.
-  static absl::StatusOr<std::unique_ptr<UploadRing>> Make(HipDevice& device, int blocks,
+  static absl::StatusOr<std::unique_ptr<UploadRing>> Make(HipDevice& device,
+                                                          gpu::UploadFunction kernel, int blocks,
                                                           Bytes initial_size);
 
   // The next block, of at least `bytes`, once its last launch has ended.
@@ -46,10 +48,11 @@ class UploadRing {
   absl::Status Done(Block& block, HipStream& stream);
 
  private:
-  explicit UploadRing(HipDevice& device) : device_(device) {}
+  UploadRing(HipDevice& device, gpu::UploadFunction kernel) : device_(device), kernel_(kernel) {}
   absl::Status Grow(Block& block, Bytes size);
 
   HipDevice& device_;
+  const gpu::UploadFunction kernel_;
   std::vector<Block> blocks_;
   size_t next_ = 0;
 };

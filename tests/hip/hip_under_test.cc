@@ -31,6 +31,9 @@ class HipTestMemory final : public TestMemory {
   void Free(std::byte* data) override { Must(hipFree(data), "hipFree"); }
   void Copy(std::byte* to, const std::byte* from, size_t bytes) override {
     Must(hipMemcpy(to, from, bytes, hipMemcpyDefault), "hipMemcpy");
+    // From pageable memory it may return before the device has it all; the tests' stream does not
+    // wait for the default one.
+    Must(hipDeviceSynchronize(), "hipDeviceSynchronize");
   }
 };
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The kernels beside attention: append and merge.
+// The kernels beside attention: append, merge, upload.
 #include "kernels/hip/append.h"
 #include "kernels/hip/instances/instance.h"
 #include "kernels/hip/kernel_table.h"
 #include "kernels/hip/merge.h"
+#include "kernels/hip/upload.h"
 
 namespace attnd::gpu {
 
@@ -15,6 +16,10 @@ AppendFunction GetAppendKernel<kTable>() {
 template <>
 MergeFunction GetMergeKernel<kTable>() {
   return MergeKernel<InstanceTarget>;
+}
+template <>
+UploadFunction GetUploadKernel<kTable>() {
+  return UploadKernel<InstanceTarget>;
 }
 
 }  // namespace attnd::gpu
