@@ -12,89 +12,108 @@
 namespace attnd::simt {
 namespace {
 
-// Branch-free, so that it vectorizes: the exponent is rebased by an exact multiplication, which
-// also makes subnormals normal.
-[[gnu::always_inline]] inline float DecodeHalf(uint16_t half) {
-  const uint32_t magnitude = half & 0x7fffu;
-  const float rebased = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
-  const uint32_t special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(rebased) | special | sign);
-}
-
-template <int kRows, int kDepth>
-[[gnu::always_inline]] inline void Decode(const uint16_t (&in)[16][32], bool bfloat16,
-                                          float (&out)[kRows][kDepth]) {
-  for (int row = 0; row < kRows; ++row) {
-    if (bfloat16) {
-      for (int k = 0; k < kDepth; ++k) out[row][k] = BFloat16ToFloat(in[row][k]);
-    } else {
-      for (int k = 0; k < kDepth; ++k) out[row][k] = DecodeHalf(in[row][k]);
-    }
-  }
-}
-
-// 16 floats as the compiler's vectors, in as many registers as the instruction set needs.
-template <int kColumns>
-struct Row {
-  typedef float Floats __attribute__((vector_size(4 * kColumns)));
+// What follows is compiled for vectors of 4, 8 and 16 floats. Without contraction of products and
+// sums (a flag of this file) each gives the same bits.
+template <int kWidth>
+struct Vectors {
+  typedef uint16_t Words __attribute__((vector_size(2 * kWidth)));
+  typedef uint32_t Bits __attribute__((vector_size(4 * kWidth)));
+  typedef float Floats __attribute__((vector_size(4 * kWidth)));
 };
 
-// Two rows at a time: their sums fill the registers that even SSE2 has. Without contraction of
-// products and sums (a flag of this file) each instruction set gives the same bits.
-template <int kColumns, int kDepth>
-[[gnu::always_inline]] inline void MultiplyAdd(const float (&a)[16][kDepth],
-                                               const float (&b)[kDepth][kColumns],
-                                               float (&c)[16][16]) {
-  using Floats = typename Row<kColumns>::Floats;
-  for (int row = 0; row < 16; row += 2) {
-    Floats first, second;
-    std::memcpy(&first, c[row], sizeof(first));
-    std::memcpy(&second, c[row + 1], sizeof(second));
-    for (int k = 0; k < kDepth; ++k) {
-      Floats b_row;
-      std::memcpy(&b_row, b[k], sizeof(b_row));
-      first += a[row][k] * b_row;
-      second += a[row + 1][k] * b_row;
-    }
-    std::memcpy(c[row], &first, sizeof(first));
-    std::memcpy(c[row + 1], &second, sizeof(second));
+template <int kWidth>
+[[gnu::always_inline]] inline void Decode(const uint16_t* in, bool bfloat16, float* out) {
+  using V = Vectors<kWidth>;
+  typename V::Words words;
+  std::memcpy(&words, in, sizeof(words));
+  const auto bits = __builtin_convertvector(words, typename V::Bits);
+  auto result = bits << 16;
+  if (!bfloat16) {
+    // The exponent is rebased by an exact multiplication, which makes subnormals normal too.
+    const auto magnitude = bits & 0x7fffu;
+    const auto rebased = (typename V::Bits)((typename V::Floats)(magnitude << 13) * 0x1p112f);
+    const auto special = (typename V::Bits)(magnitude >= 0x7c00u) & 0x7f800000u;
+    result = rebased | special | (bits & 0x8000u) << 16;
   }
+  std::memcpy(out, &result, sizeof(result));
 }
 
-template <int kColumns, int kDepth>
+// Two rows at a time, so that their sums stay in registers.
+template <int kColumns, int kDepth, int kWidth>
 [[gnu::always_inline]] inline void RunTile(TileMultiplyAdd& tile, bool bfloat16) {
+  using Floats = typename Vectors<kWidth>::Floats;
+  constexpr int kVectors = kColumns / kWidth;
   float a[16][kDepth];
   float b_columns[kColumns][kDepth];
   float b[kDepth][kColumns];
-  Decode(tile.a, bfloat16, a);
-  Decode(tile.b, bfloat16, b_columns);
+  for (int k = 0; k < kDepth; k += kWidth) {
+    for (int row = 0; row < 16; ++row) Decode<kWidth>(&tile.a[row][k], bfloat16, &a[row][k]);
+    for (int column = 0; column < kColumns; ++column) {
+      Decode<kWidth>(&tile.b[column][k], bfloat16, &b_columns[column][k]);
+    }
+  }
   for (int k = 0; k < kDepth; ++k) {
     for (int column = 0; column < kColumns; ++column) b[k][column] = b_columns[column][k];
   }
-  MultiplyAdd(a, b, tile.c);
+  for (int row = 0; row < 16; row += 2) {
+    Floats sums[2][kVectors];
+    std::memcpy(sums[0], tile.c[row], sizeof(sums[0]));
+    std::memcpy(sums[1], tile.c[row + 1], sizeof(sums[1]));
+    for (int k = 0; k < kDepth; ++k) {
+      for (int v = 0; v < kVectors; ++v) {
+        Floats b_row;
+        std::memcpy(&b_row, &b[k][v * kWidth], sizeof(b_row));
+        sums[0][v] += a[row][k] * b_row;
+        sums[1][v] += a[row + 1][k] * b_row;
+      }
+    }
+    std::memcpy(tile.c[row], sums[0], sizeof(sums[0]));
+    std::memcpy(tile.c[row + 1], sums[1], sizeof(sums[1]));
+  }
 }
 
+using Runner = void (*)(TileMultiplyAdd&, bool);
+
 #if defined(__x86_64__)
-#define ATTND_SIMT_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define ATTND_SIMT_CLONES
+template <int kColumns, int kDepth>
+[[gnu::target("avx512f,avx512bw,avx512vl")]] void RunAvx512(TileMultiplyAdd& tile, bool bfloat16) {
+  RunTile<kColumns, kDepth, kColumns>(tile, bfloat16);
+}
+template <int kColumns, int kDepth>
+[[gnu::target("avx2")]] void RunAvx2(TileMultiplyAdd& tile, bool bfloat16) {
+  RunTile<kColumns, kDepth, 8>(tile, bfloat16);
+}
 #endif
-ATTND_SIMT_CLONES void RunTile16x16(TileMultiplyAdd& tile, bool bfloat16) {
-  RunTile<16, 16>(tile, bfloat16);
+template <int kColumns, int kDepth>
+void RunBaseline(TileMultiplyAdd& tile, bool bfloat16) {
+  RunTile<kColumns, kDepth, 4>(tile, bfloat16);
 }
-ATTND_SIMT_CLONES void RunTile16x32(TileMultiplyAdd& tile, bool bfloat16) {
-  RunTile<16, 32>(tile, bfloat16);
-}
-ATTND_SIMT_CLONES void RunTile8x16(TileMultiplyAdd& tile, bool bfloat16) {
-  RunTile<8, 16>(tile, bfloat16);
+
+template <int kColumns, int kDepth>
+Runner ChooseRunner() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    return &RunAvx512<kColumns, kDepth>;
+  }
+  if (__builtin_cpu_supports("avx2")) return &RunAvx2<kColumns, kDepth>;
+#endif
+  return &RunBaseline<kColumns, kDepth>;
 }
 
 }  // namespace
 
-void TileMultiplyAdd::Run16x16(bool bfloat16) { RunTile16x16(*this, bfloat16); }
-void TileMultiplyAdd::Run16x32(bool bfloat16) { RunTile16x32(*this, bfloat16); }
-void TileMultiplyAdd::Run8x16(bool bfloat16) { RunTile8x16(*this, bfloat16); }
+void TileMultiplyAdd::Run16x16(bool bfloat16) {
+  static const Runner run = ChooseRunner<16, 16>();
+  run(*this, bfloat16);
+}
+void TileMultiplyAdd::Run16x32(bool bfloat16) {
+  static const Runner run = ChooseRunner<16, 32>();
+  run(*this, bfloat16);
+}
+void TileMultiplyAdd::Run8x16(bool bfloat16) {
+  static const Runner run = ChooseRunner<8, 16>();
+  run(*this, bfloat16);
+}
 
 uint32_t PackNearest(float low, float high, bool bfloat16) {
   if (bfloat16) {

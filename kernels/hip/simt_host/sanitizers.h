@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which sanitizer a source is compiled under, by GCC or clang: ATTND_SIMT_ASAN, ATTND_SIMT_TSAN.
+// Which sanitizer kernels are compiled under, by GCC or clang: ATTND_SIMT_ASAN, ATTND_SIMT_TSAN.
+// The build says so where a source goes without it itself.
 #pragma once
 
+#ifndef ATTND_SIMT_ASAN
 #if defined(__SANITIZE_ADDRESS__)
 #define ATTND_SIMT_ASAN 1
 #elif defined(__has_feature)
@@ -10,15 +12,18 @@
 #define ATTND_SIMT_ASAN 1
 #endif
 #endif
+#endif
 #ifndef ATTND_SIMT_ASAN
 #define ATTND_SIMT_ASAN 0
 #endif
 
+#ifndef ATTND_SIMT_TSAN
 #if defined(__SANITIZE_THREAD__)
 #define ATTND_SIMT_TSAN 1
 #elif defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define ATTND_SIMT_TSAN 1
+#endif
 #endif
 #endif
 #ifndef ATTND_SIMT_TSAN
