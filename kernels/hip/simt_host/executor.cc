@@ -186,14 +186,13 @@ std::string Executor::Run(const GridLaunch& launch) {
 
   SetLdsSize(launch.lds_bytes);
   AdoptThread(thread_);
-  Publish(this);
   for (const unsigned block : blocks) {
     RunBlock(block);
     if (!report_.empty()) break;
   }
-  Observe(this);
   if (!report_.empty()) {
-    // Lanes stopped in the middle of the kernel.
+    // Lanes stopped in the middle of the kernel, each after a Publish to its wave.
+    for (Wave& wave : waves_) Observe(&wave);
     for (unsigned i = 0; i < launch.block; ++i) {
       CreateFiber(lanes_[i]->fiber, i, &LaneBody, this);
     }
@@ -220,7 +219,9 @@ void Executor::RunBlock(unsigned block) {
   waves_ended_ = 0;
   barrier_value_ = false;
   lane_ = nullptr;
+  Publish(this);
   RunNextWave();
+  Observe(this);
   ready_waves_.clear();
 #if !ATTND_SIMT_ASAN
   if (report_.empty() && std::memcmp(end, nan_bytes_.data(), kLdsRedZone) != 0) {

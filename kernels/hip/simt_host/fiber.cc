@@ -50,6 +50,11 @@ void Enter(transfer_t transfer) {
 }  // namespace
 
 void CreateFiber(Fiber& fiber, size_t index, void (*body)(void*), void* argument) {
+#if ATTND_SIMT_TSAN
+  // A new one, which has no history of accesses.
+  DestroyFiber(fiber);
+  fiber.tsan_fiber = __tsan_create_fiber(0);
+#endif
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   if (fiber.mapping == nullptr) {
     void* mapping = mmap(nullptr, page + kStackBytes, PROT_READ | PROT_WRITE,
@@ -65,10 +70,6 @@ void CreateFiber(Fiber& fiber, size_t index, void (*body)(void*), void* argument
   }
 #if ATTND_SIMT_ASAN
   __asan_unpoison_memory_region(fiber.stack, fiber.stack_bytes);
-#endif
-#if ATTND_SIMT_TSAN
-  if (fiber.tsan_fiber != nullptr) __tsan_destroy_fiber(fiber.tsan_fiber);
-  fiber.tsan_fiber = __tsan_create_fiber(0);
 #endif
   fiber.fake_stack = nullptr;
   fiber.body = body;

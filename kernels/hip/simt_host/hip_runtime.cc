@@ -29,7 +29,7 @@ hipError_t Note(hipError_t error) {
 }
 
 // The current device, if it is there and not broken.
-hipError_t Enter(const Machine& machine, int* device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(machine.mu()) {
+hipError_t Enter(Machine& machine, int* device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(machine.mu()) {
   if (machine.num_devices() == 0) return Note(hipErrorNoDevice);
   // A thread may have seen a machine with more devices.
   if (current_device >= machine.num_devices()) current_device = 0;
@@ -38,7 +38,7 @@ hipError_t Enter(const Machine& machine, int* device) ABSL_EXCLUSIVE_LOCKS_REQUI
 }
 
 // The same for a call on a stream, which names its device; nullptr is the current device's.
-hipError_t EnterStream(const Machine& machine, hipStream_t stream, int* device)
+hipError_t EnterStream(Machine& machine, hipStream_t stream, int* device)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(machine.mu()) {
   if (stream == nullptr) return Enter(machine, device);
   if (!machine.IsStream(stream)) return Note(hipErrorInvalidHandle);

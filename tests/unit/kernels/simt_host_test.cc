@@ -257,6 +257,8 @@ TEST_P(SimtHostTest, FindsWritesBehindLds) {
 
 // -------------------------------------------------------------------------------------- schedule
 
+// Its lanes share a vector, which is a race.
+#if !ATTND_SIMT_TSAN
 struct OrderArgs {
   std::vector<unsigned>* order;
 };
@@ -265,7 +267,6 @@ void NoteOrder(const OrderArgs args) {
   args.order->push_back(blockIdx.x * blockDim.x + threadIdx.x);
 }
 
-#if !ATTND_SIMT_TSAN
 TEST_P(SimtHostTest, OrderIsTheSeeds) {
   std::set<std::vector<unsigned>> orders;
   for (const uint64_t seed : {1, 2, 3, 1, 2, 3}) {
