@@ -45,6 +45,27 @@ void Observe([[maybe_unused]] void* meeting_point) {
 #endif
 }
 
+// Where lanes meet again and again. Two places in turn: one lane may be on its way into the next
+// meeting while another has not yet left the last one, and must not see what the first did since.
+class Meeting {
+ public:
+  void Arrive() { Publish(&places_[number_ % 2]); }
+  // By the last to arrive.
+  void Close() {
+    Observe(&places_[number_ % 2]);
+    ++number_;
+  }
+  void Leave() { Observe(&places_[(number_ - 1) % 2]); }
+  // By the thread, when lanes will never leave or close it.
+  void GiveUp() {
+    for (char& place : places_) Observe(&place);
+  }
+
+ private:
+  unsigned number_ = 0;
+  std::array<char, 2> places_{};
+};
+
 // Equal literals may have an address in each source.
 bool SameText(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
 
@@ -72,6 +93,7 @@ struct Wave {
   const Site* site = nullptr;  // of the first to arrive in this round
   bool diverged = false;       // somebody arrived elsewhere
   bool at_barrier = false;
+  Meeting meeting;
   std::array<void*, kMaxWaveSize> arguments{};
 };
 
@@ -118,6 +140,7 @@ class Executor {
   std::vector<Wave> waves_;
   std::vector<int> ready_waves_;
   int waves_ended_ = 0;
+  Meeting barrier_;
   bool barrier_value_ = false;   // of the barrier that waves arrive at
   bool barrier_result_ = false;  // of the one that was released last
   Fiber thread_;
@@ -191,8 +214,8 @@ std::string Executor::Run(const GridLaunch& launch) {
     if (!report_.empty()) break;
   }
   if (!report_.empty()) {
-    // Lanes stopped in the middle of the kernel, each after a Publish to its wave.
-    for (Wave& wave : waves_) Observe(&wave);
+    // Lanes stopped in the middle of the kernel, each in a meeting of its wave.
+    for (Wave& wave : waves_) wave.meeting.GiveUp();
     for (unsigned i = 0; i < launch.block; ++i) {
       CreateFiber(lanes_[i]->fiber, i, &LaneBody, this);
     }
@@ -262,13 +285,13 @@ bool Executor::ArriveLast(Wave& wave, const Site& site, void* argument) {
   } else {
     wave.diverged |= !SameSite(site, *wave.site);
   }
-  Publish(&wave);
+  wave.meeting.Arrive();
   if (wave.arrived + wave.ended == launch_->wave_size) {
     FinishRound(wave);
     return true;
   }
   RunNextLane();
-  Observe(&wave);
+  wave.meeting.Leave();
   return false;
 }
 
@@ -279,7 +302,7 @@ void Executor::FinishRound(Wave& wave) {
     report_ = Place() + ", wave " + number + ": its lanes diverge: " + DescribeLanes(wave);
   }
   if (!report_.empty()) Abandon();
-  Observe(&wave);
+  wave.meeting.Close();
   wave.arrived = 0;
 }
 
@@ -312,6 +335,7 @@ void Executor::ReleaseBarrier() {
     report_ = Place() + ": its waves do not meet: " + DescribeWaves();
     Abandon();
   }
+  barrier_.Close();
   barrier_result_ = barrier_value_;
   barrier_value_ = false;
   for (size_t w = 0; w < waves_.size(); ++w) {
@@ -338,12 +362,12 @@ void Executor::MeetInWave(const Site& site, void* argument, void (*complete)(voi
 bool Executor::MeetInBlock(const Site& site, bool mine) {
   Wave& wave = *lane_->wave;
   barrier_value_ |= mine;
-  Publish(&waves_);
+  barrier_.Arrive();
   if (ArriveLast(wave, site, nullptr)) {
     wave.at_barrier = true;
     RunNextWave();
   }
-  Observe(&waves_);
+  barrier_.Leave();
   return barrier_result_;
 }
 

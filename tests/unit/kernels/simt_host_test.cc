@@ -44,11 +44,11 @@ class SimtHostTest : public ::testing::TestWithParam<simt::Core> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(WaveSizes, SimtHostTest,
-                         ::testing::Values(simt::Core::kGfx1100, simt::Core::kGfx942),
-                         [](const auto& info) {
-                           return info.param == simt::Core::kGfx942 ? "Wave64" : "Wave32";
-                         });
+const auto kWaveSizes = ::testing::Values(simt::Core::kGfx1100, simt::Core::kGfx942);
+const auto kWaveSizeName = [](const auto& info) {
+  return info.param == simt::Core::kGfx942 ? "Wave64" : "Wave32";
+};
+INSTANTIATE_TEST_SUITE_P(WaveSizes, SimtHostTest, kWaveSizes, kWaveSizeName);
 
 struct OutArgs {
   float* out;
@@ -112,37 +112,46 @@ void Transpose(const OutArgs args) {
   args.out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
+constexpr size_t kTransposeLanes = 128;
+constexpr size_t kTransposeLds = kTransposeLanes * sizeof(float);
+
 std::vector<float> TransposeResult() {
-  std::vector<float> result(2 * 256);
+  std::vector<float> result(2 * kTransposeLanes);
   for (size_t i = 0; i < result.size(); ++i) {
-    result[i] = static_cast<float>(300 + 3 * (255 - i % 256));
+    result[i] = static_cast<float>(300 + 3 * (kTransposeLanes - 1 - i % kTransposeLanes));
   }
   return result;
 }
 
-constexpr size_t kTransposeLds = 256 * sizeof(float);
-
-#if !ATTND_SIMT_TSAN
-TEST_P(SimtHostTest, MissingBarrierShowsWhateverTheSeed) {
-  for (uint64_t seed = 1; seed <= 20; ++seed) {
-    simt::SetUp({.core = GetParam(), .seed = seed});
-    std::vector<float> out(2 * 256);
-    EXPECT_EQ(Run(&Transpose<true, true>, 2, 256, kTransposeLds, {out.data()}), "");
-    EXPECT_EQ(out, TransposeResult()) << "seed " << seed;
-    EXPECT_EQ(Run(&Transpose<false, true>, 2, 256, kTransposeLds, {out.data()}), "");
-    EXPECT_NE(out, TransposeResult()) << "seed " << seed;
-    EXPECT_EQ(Run(&Transpose<true, false>, 2, 256, kTransposeLds, {out.data()}), "");
-    EXPECT_NE(out, TransposeResult()) << "seed " << seed;
+class SimtHostBarrierTest : public SimtHostTest {
+ protected:
+  template <bool kBarrierBeforeRead, bool kBarrierAfterRead>
+  std::vector<float> RunTranspose() {
+    std::vector<float> out(2 * kTransposeLanes);
+    EXPECT_EQ(Run(&Transpose<kBarrierBeforeRead, kBarrierAfterRead>, 2, kTransposeLanes,
+                  kTransposeLds, {out.data()}),
+              "");
+    return out;
   }
+};
+
+INSTANTIATE_TEST_SUITE_P(WaveSizes, SimtHostBarrierTest, kWaveSizes, kWaveSizeName);
+
+#if ATTND_SIMT_TSAN
+TEST_P(SimtHostBarrierTest, MissingBarrierIsADataRace) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EQ((RunTranspose<true, true>()), TransposeResult());
+  EXPECT_DEATH((RunTranspose<false, true>()), "data race");
+  EXPECT_DEATH((RunTranspose<true, false>()), "data race");
 }
 #else
-TEST_P(SimtHostTest, MissingBarrierIsADataRace) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  std::vector<float> out(2 * 256);
-  EXPECT_EQ(Run(&Transpose<true, true>, 2, 256, kTransposeLds, {out.data()}), "");
-  EXPECT_EQ(out, TransposeResult());
-  EXPECT_DEATH(Run(&Transpose<false, true>, 2, 256, kTransposeLds, {out.data()}), "data race");
-  EXPECT_DEATH(Run(&Transpose<true, false>, 2, 256, kTransposeLds, {out.data()}), "data race");
+TEST_P(SimtHostBarrierTest, MissingBarrierShowsWhateverTheSeed) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    simt::SetUp({.core = GetParam(), .seed = seed});
+    EXPECT_EQ((RunTranspose<true, true>()), TransposeResult()) << "seed " << seed;
+    EXPECT_NE((RunTranspose<false, true>()), TransposeResult()) << "seed " << seed;
+    EXPECT_NE((RunTranspose<true, false>()), TransposeResult()) << "seed " << seed;
+  }
 }
 #endif
 
