@@ -38,7 +38,7 @@ build_packages=(
   # Kernels, logs, options.
   libhwy-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
   # Tests and benchmarks.
-  libgtest-dev libgmock-dev libboost-context-dev libbenchmark-dev python3
+  libgtest-dev libgmock-dev libbenchmark-dev python3
 )
 if [[ -n $list ]]; then
   printf '%s\n' "${build_packages[@]}"

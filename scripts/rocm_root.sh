@@ -26,7 +26,7 @@ die() {
 }
 
 # hipcc brings its clang, llvm-readobj and llvm-objdump.
-rocm_packages=(hipcc libamdhip64-dev libboost-context-dev)
+rocm_packages=(hipcc libamdhip64-dev)
 mapfile -t build_packages < <(scripts/install_deps.sh --list)
 packages=("${rocm_packages[@]}" "${build_packages[@]}")
 readonly packages

@@ -163,6 +163,7 @@ Executor::Executor()
 
 Executor::~Executor() {
   for (const auto& lane : lanes_) DestroyFiber(lane->fiber);
+  AdoptThread(thread_);
 #if ATTND_SIMT_ASAN
   __asan_unpoison_memory_region(lds_memory_, kMaxLdsBytes + 2 * kLdsRedZone);
 #endif

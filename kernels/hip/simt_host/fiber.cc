@@ -4,48 +4,100 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <boost/context/detail/fcontext.hpp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 
 #include "kernels/hip/simt_host/sanitizers.h"
 
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+#if defined(__x86_64__)
+// Puts what a function must preserve on the stack that is left, and takes it from the other one.
+// (The control words of the floating point units are never changed here.)
+extern "C" void attnd_simt_switch(void** stopped, void* to);
+asm(R"(
+.pushsection .text
+.type attnd_simt_switch, @function
+attnd_simt_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size attnd_simt_switch, . - attnd_simt_switch
+.popsection
+)");
+#endif
+
 namespace attnd::simt {
 namespace {
-
-using boost::context::detail::jump_fcontext;
-using boost::context::detail::make_fcontext;
-using boost::context::detail::transfer_t;
 
 // Room for the register arrays of a kernel without optimization, under AddressSanitizer. Untouched
 // pages cost nothing.
 constexpr size_t kStackBytes = size_t{512} << 10;
 
-struct Transfer {
-  Fiber* from;
-  Fiber* to;
-};
+// The two sides of the switch that is going on.
+Fiber* left = nullptr;
+Fiber* entered = nullptr;
 
-// On the new stack: leaves the note by which the fiber that was left can be resumed.
-Fiber& Arrive(transfer_t transfer, void* fake_stack) {
-  const auto& [from, to] = *static_cast<const Transfer*>(transfer.data);
-  from->context = transfer.fctx;
-  Fiber& self = *to;
+// On the stack that was switched to.
+void FinishSwitch([[maybe_unused]] void* fake_stack) {
 #if ATTND_SIMT_ASAN
   // The only way to learn where a thread's own stack is: it was left just now.
-  __sanitizer_finish_switch_fiber(fake_stack, &from->stack, &from->stack_bytes);
-#else
-  static_cast<void>(fake_stack);
+  __sanitizer_finish_switch_fiber(fake_stack, &left->stack, &left->stack_bytes);
 #endif
-  return self;
 }
 
-void Enter(transfer_t transfer) {
-  Fiber& self = Arrive(transfer, nullptr);
+void Start() {
+  Fiber& self = *entered;
+  FinishSwitch(nullptr);
   self.body(self.argument);
   std::abort();  // a body never returns
 }
+
+#if defined(__x86_64__)
+void Prepare(Fiber& fiber, std::byte* top) {
+  // Below the top: the registers that attnd_simt_switch takes, the address that it returns to, and
+  // the return address that Start will never use. A function starts 8 below a multiple of 16.
+  auto** const words = reinterpret_cast<void**>(top - 64);
+  for (int i = 0; i < 8; ++i) words[i] = nullptr;
+  words[6] = reinterpret_cast<void*>(&Start);
+  fiber.context = words;
+}
+void Jump(Fiber& from, Fiber& to) { attnd_simt_switch(&from.context, to.context); }
+void DeleteContext(Fiber& fiber) { fiber.context = nullptr; }
+#else
+void Prepare(Fiber& fiber, std::byte* top) {
+  if (fiber.context == nullptr) fiber.context = new ucontext_t;
+  auto* const context = static_cast<ucontext_t*>(fiber.context);
+  getcontext(context);
+  context->uc_stack.ss_sp = const_cast<void*>(fiber.stack);
+  context->uc_stack.ss_size = static_cast<size_t>(top - static_cast<const std::byte*>(fiber.stack));
+  context->uc_link = nullptr;
+  makecontext(context, &Start, 0);
+}
+void Jump(Fiber& from, Fiber& to) {
+  if (from.context == nullptr) from.context = new ucontext_t;  // a thread that is left
+  swapcontext(static_cast<ucontext_t*>(from.context), static_cast<ucontext_t*>(to.context));
+}
+void DeleteContext(Fiber& fiber) {
+  delete static_cast<ucontext_t*>(fiber.context);
+  fiber.context = nullptr;
+}
+#endif
 
 }  // namespace
 
@@ -74,8 +126,7 @@ void CreateFiber(Fiber& fiber, size_t index, void (*body)(void*), void* argument
   fiber.fake_stack = nullptr;
   fiber.body = body;
   fiber.argument = argument;
-  std::byte* top = static_cast<std::byte*>(fiber.mapping) + page + fiber.stack_bytes;
-  fiber.context = make_fcontext(top, fiber.stack_bytes, &Enter);
+  Prepare(fiber, static_cast<std::byte*>(fiber.mapping) + page + fiber.stack_bytes);
 }
 
 void DestroyFiber(Fiber& fiber) {
@@ -86,12 +137,14 @@ void DestroyFiber(Fiber& fiber) {
 #if ATTND_SIMT_TSAN
   __tsan_destroy_fiber(fiber.tsan_fiber);
 #endif
+  DeleteContext(fiber);
   munmap(fiber.mapping, static_cast<size_t>(sysconf(_SC_PAGESIZE)) + kStackBytes);
   fiber = Fiber{};
 }
 
 void Switch(Fiber& from, Fiber& to) {
-  Transfer transfer{&from, &to};
+  left = &from;
+  entered = &to;
 #if ATTND_SIMT_ASAN
   __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.stack_bytes);
 #endif
@@ -99,10 +152,12 @@ void Switch(Fiber& from, Fiber& to) {
   // Without this flag each switch would order all that came before it, and hide every race.
   __tsan_switch_to_fiber(to.tsan_fiber, __tsan_switch_to_fiber_no_sync);
 #endif
-  Arrive(jump_fcontext(to.context, &transfer), from.fake_stack);
+  Jump(from, to);
+  FinishSwitch(from.fake_stack);
 }
 
 void AdoptThread(Fiber& fiber) {
+  DeleteContext(fiber);
   fiber = Fiber{};
 #if ATTND_SIMT_TSAN
   fiber.tsan_fiber = __tsan_get_current_fiber();
