@@ -30,6 +30,10 @@ void RequireWave(int wave_size, int wanted, const Site& site) {
 // The hardware reads k from either half as it likes.
 void RequireEqualHalves(const char* name, const uint32_t* lower, const uint32_t* upper, int row,
                         const Site& site) {
+  uint64_t a[4], b[4];
+  std::memcpy(a, lower, sizeof(a));
+  std::memcpy(b, upper, sizeof(b));
+  if (((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0) return;
   for (int i = 0; i < 8; ++i) {
     if (lower[i] == upper[i]) continue;
     Fail(site, "operand %s differs between its lane halves: register %d of lanes %d and %d", name,
@@ -42,8 +46,8 @@ void RunWmmaGfx11(void* const* lanes, int wave_size) {
   const Site& site = *Of(lanes, 0).site;
   RequireWave(wave_size, 32, site);
   for (int row = 0; row < 16; ++row) {
-    const Operands& lower = Of(lanes, row);
-    const Operands& upper = Of(lanes, row + 16);
+    const Operands lower = Of(lanes, row);
+    const Operands upper = Of(lanes, row + 16);
     RequireEqualHalves("A", lower.a, upper.a, row, site);
     RequireEqualHalves("B", lower.b, upper.b, row, site);
     std::memcpy(tile.a[row], lower.a, 32);
@@ -54,8 +58,13 @@ void RunWmmaGfx11(void* const* lanes, int wave_size) {
     }
   }
   tile.Run16x16(Of(lanes, 0).bfloat16);
-  for (int lane = 0; lane < 32; ++lane) {
-    for (int i = 0; i < 8; ++i) Of(lanes, lane).d[i] = tile.c[2 * i + lane / 16][lane % 16];
+  for (int row = 0; row < 16; ++row) {
+    float* const lower = Of(lanes, row).d;
+    float* const upper = Of(lanes, row + 16).d;
+    for (int i = 0; i < 8; ++i) {
+      lower[i] = tile.c[2 * i][row];
+      upper[i] = tile.c[2 * i + 1][row];
+    }
   }
 }
 
@@ -63,7 +72,7 @@ void RunWmmaGfx12(void* const* lanes, int wave_size) {
   TileMultiplyAdd tile;
   RequireWave(wave_size, 32, *Of(lanes, 0).site);
   for (int lane = 0; lane < 32; ++lane) {
-    const Operands& in = Of(lanes, lane);
+    const Operands in = Of(lanes, lane);
     const int row = lane % 16, half = lane / 16;
     for (int part = 0; part < 2; ++part) {
       std::memcpy(&tile.a[row][8 * part + 4 * half], in.a + 2 * part, 8);
@@ -73,7 +82,9 @@ void RunWmmaGfx12(void* const* lanes, int wave_size) {
   }
   tile.Run16x16(Of(lanes, 0).bfloat16);
   for (int lane = 0; lane < 32; ++lane) {
-    for (int i = 0; i < 8; ++i) Of(lanes, lane).d[i] = tile.c[8 * (lane / 16) + i][lane % 16];
+    float* const d = Of(lanes, lane).d;
+    const int row = lane % 16, half = lane / 16;
+    for (int i = 0; i < 8; ++i) d[i] = tile.c[8 * half + i][row];
   }
 }
 
@@ -83,7 +94,7 @@ void RunMfma(void* const* lanes, int wave_size) {
   TileMultiplyAdd tile;
   RequireWave(wave_size, 64, *Of(lanes, 0).site);
   for (int lane = 0; lane < 64; ++lane) {
-    const Operands& in = Of(lanes, lane);
+    const Operands in = Of(lanes, lane);
     const int row = lane % 16, quarter = lane / 16;
     std::memcpy(&tile.a[row][kPerLane * quarter], in.a, 2 * kPerLane);
     std::memcpy(&tile.b[row][kPerLane * quarter], in.b, 2 * kPerLane);
@@ -92,7 +103,9 @@ void RunMfma(void* const* lanes, int wave_size) {
   const bool bfloat16 = Of(lanes, 0).bfloat16;
   kPerLane == 4 ? tile.Run16x16(bfloat16) : tile.Run16x32(bfloat16);
   for (int lane = 0; lane < 64; ++lane) {
-    for (int i = 0; i < 4; ++i) Of(lanes, lane).d[i] = tile.c[4 * (lane / 16) + i][lane % 16];
+    float* const d = Of(lanes, lane).d;
+    const int row = lane % 16, quarter = lane / 16;
+    for (int i = 0; i < 4; ++i) d[i] = tile.c[4 * quarter + i][row];
   }
 }
 

@@ -32,7 +32,7 @@ void RunMma(void* const* lanes, int wave_size) {
   TileMultiplyAdd tile;
   RequireWave32(wave_size, *of(0).site);
   for (int lane = 0; lane < 32; ++lane) {
-    const Operands& in = of(lane);
+    const Operands in = of(lane);
     const int g = lane / 4, t = lane % 4;
     for (int i = 0; i < 4; ++i) {
       std::memcpy(&tile.a[g + 8 * (i % 2)][2 * t + 8 * (i / 2)], &in.a[i], 4);
@@ -42,9 +42,9 @@ void RunMma(void* const* lanes, int wave_size) {
   }
   tile.Run8x16(of(0).bfloat16);
   for (int lane = 0; lane < 32; ++lane) {
-    for (int i = 0; i < 4; ++i) {
-      of(lane).c[i] = tile.c[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2];
-    }
+    float* const c = of(lane).c;
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; ++i) c[i] = tile.c[g + 8 * (i / 2)][2 * t + i % 2];
   }
 }
 
@@ -58,13 +58,14 @@ struct Load {
 void RunLoad(void* const* lanes, int wave_size) {
   const auto of = [&](int lane) -> const Load& { return *static_cast<const Load*>(lanes[lane]); };
   RequireWave32(wave_size, *of(0).site);
+  const bool transposed = of(0).transposed;
   for (int m = 0; m < 4; ++m) {
     uint16_t matrix[8][8];
     for (int row = 0; row < 8; ++row) std::memcpy(matrix[row], of(8 * m + row).row, 16);
     for (int lane = 0; lane < 32; ++lane) {
       const int g = lane / 4, t = 2 * (lane % 4);
-      const uint32_t low = of(lane).transposed ? matrix[t][g] : matrix[g][t];
-      const uint32_t high = of(lane).transposed ? matrix[t + 1][g] : matrix[g][t + 1];
+      const uint32_t low = transposed ? matrix[t][g] : matrix[g][t];
+      const uint32_t high = transposed ? matrix[t + 1][g] : matrix[g][t + 1];
       of(lane).r[m] = low | high << 16;
     }
   }
