@@ -22,11 +22,11 @@ using U32x8 = RegisterVector<uint32_t, 8>;
 using F32x4 = RegisterVector<float, 4>;
 using F32x8 = RegisterVector<float, 8>;
 #else
-typedef uint32_t U32x2 __attribute__((vector_size(8)));
-typedef uint32_t U32x4 __attribute__((vector_size(16)));
-typedef uint32_t U32x8 __attribute__((vector_size(32)));
-typedef float F32x4 __attribute__((vector_size(16)));
-typedef float F32x8 __attribute__((vector_size(32)));
+using U32x2 = uint32_t __attribute__((vector_size(8)));
+using U32x4 = uint32_t __attribute__((vector_size(16)));
+using U32x8 = uint32_t __attribute__((vector_size(32)));
+using F32x4 = float __attribute__((vector_size(16)));
+using F32x8 = float __attribute__((vector_size(32)));
 #endif
 
 }  // namespace attnd::gpu

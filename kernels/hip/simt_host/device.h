@@ -22,6 +22,7 @@ struct Index3 {
 }  // namespace attnd::simt
 
 // Those of the lane that runs now. Only x is used; blockDim and gridDim have 1 in y and z.
+// NOLINTNEXTLINE(readability-identifier-naming): HIP's names
 extern attnd::simt::Index3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace attnd::gpu {

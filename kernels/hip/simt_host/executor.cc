@@ -20,6 +20,7 @@
 #include "kernels/hip/simt_host/fiber.h"
 #include "kernels/hip/simt_host/sanitizers.h"
 
+// NOLINTNEXTLINE(readability-identifier-naming): HIP's names
 attnd::simt::Index3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace attnd::simt {
@@ -465,6 +466,7 @@ void Fail(const Site& site, const char* format, ...) {
   char what[256];
   va_list arguments;
   va_start(arguments, format);
+  // NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): va_start is not seen by clang-tidy 14
   std::vsnprintf(what, sizeof(what), format, arguments);
   va_end(arguments);
   Executor::Get().FailAt(site, what);

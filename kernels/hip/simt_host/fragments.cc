@@ -16,9 +16,11 @@ namespace {
 // sums (a flag of this file) each gives the same bits.
 template <int kWidth>
 struct Vectors {
+  // NOLINTBEGIN(modernize-use-using): GCC takes a size that depends on a template only here
   typedef uint16_t Words __attribute__((vector_size(2 * kWidth)));
   typedef uint32_t Bits __attribute__((vector_size(4 * kWidth)));
   typedef float Floats __attribute__((vector_size(4 * kWidth)));
+  // NOLINTEND(modernize-use-using)
 };
 
 template <int kWidth>

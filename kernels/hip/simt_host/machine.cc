@@ -117,7 +117,7 @@ Machine::Place Machine::Locate(const void* data, size_t size) const {
 
 hipStream_t Machine::NewStream(int device, bool blocking) {
   auto stream = std::make_unique<ihipStream_t>(ihipStream_t{device, blocking, {}});
-  hipStream_t const handle = stream.get();
+  hipStream_t handle = stream.get();
   streams_[handle] = std::move(stream);
   return handle;
 }
@@ -129,7 +129,7 @@ void Machine::DestroyStream(hipStream_t stream) {
 
 hipEvent_t Machine::NewEvent(int device, bool timing) {
   auto event = std::make_unique<ihipEvent_t>(ihipEvent_t{device, timing, nullptr});
-  hipEvent_t const handle = event.get();
+  hipEvent_t handle = event.get();
   events_[handle] = std::move(event);
   return handle;
 }

@@ -43,12 +43,14 @@ struct Work {
 
 }  // namespace attnd::simt
 
+// NOLINTNEXTLINE(readability-identifier-naming): HIP's name
 struct ihipStream_t {
   int device;
   bool blocking;  // the default stream waits for it
   std::deque<attnd::simt::Work> queue;
 };
 
+// NOLINTNEXTLINE(readability-identifier-naming): HIP's name
 struct ihipEvent_t {
   int device;
   bool timing;
