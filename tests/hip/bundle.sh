@@ -14,7 +14,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
 readonly build here root out=$build/bundle max_mib=60
 # Part of every system that has a C++ compiler's runtime.
-readonly system='^(linux-vdso|ld-linux|lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s))\b'
+readonly system='^(linux-vdso\.|/lib64/ld-linux|lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s)\.so)'
 
 rm -rf "$out"
 mkdir -p "$out"/{bin,lib,bench,tests}
@@ -24,17 +24,12 @@ cp "$build/bench/lib/libattnd_hip_bench.so" "$root"/tests/bench/hip/*.py "$out/b
 rm -f "$out"/bench/*_test.py
 git -C "$root" describe --always --dirty --abbrev=12 --exclude '*' >"$out/commit"
 
-# Every program and library of the bundle.
-binaries() {
-  local file
-  for file in "$out"/*/*; do
-    [[ "$(head -c 4 "$file")" != $'\x7fELF' ]] || printf '%s\n' "$file"
-  done
-}
+# What is started or opened: each has the RPATH that all below it are looked up by.
+binaries=("$out"/bin/* "$out"/tests/gpu_* "$out"/bench/*.so)
 # name and path of what a binary loads.
 needed() { ldd "$1" | sed -nE 's/^\s*(\S+)( => (\S+))? .*$/\1 \3/p' | grep -vE "$system"; }
 
-while read -r binary; do
+for binary in "${binaries[@]}"; do
   while read -r name path; do
     [[ -n $path && $path != not ]] || {
       echo "bundle: $binary needs $name, which is not here" >&2
@@ -42,16 +37,18 @@ while read -r binary; do
     }
     [[ -e $out/lib/$name ]] || cp --dereference "$path" "$out/lib/$name"
   done < <(needed "$binary")
-done < <(binaries)
-binaries | xargs strip --strip-unneeded
+done
+strip --strip-unneeded "${binaries[@]}" "$out"/lib/*
 
 # Nothing may come from this machine any more.
-while read -r binary; do
-  if needed "$binary" | grep -vF " $out/lib/"; then
-    echo "bundle: $binary looks for these outside the bundle" >&2
-    exit 1
-  fi
-done < <(binaries)
+for binary in "${binaries[@]}"; do
+  while read -r name path; do
+    [[ "$(realpath "$path")" == "$out/lib/$name" ]] || {
+      echo "bundle: $binary loads $path, not the bundle's" >&2
+      exit 1
+    }
+  done < <(needed "$binary")
+done
 
 mib=$(($(du -sk "$out" | cut -f1) / 1024 + 1))
 echo "bundle: $out, $mib MiB of $max_mib"
