@@ -58,11 +58,10 @@ def sdpa(backend, shape, problem):
     """A function of a turn: PyTorch's attention by one backend."""
     def run(turn):
         s = problem.buffers(turn)
-        with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(
-                s.q, s.k, s.v, is_causal=shape.causal and shape.queries > 1,
-                enable_gqa=shape.heads != shape.kv_heads)
-    return run
+        return F.scaled_dot_product_attention(
+            s.q, s.k, s.v, is_causal=shape.causal and shape.queries > 1,
+            enable_gqa=shape.heads != shape.kv_heads)
+    return timing.in_context(run, lambda: sdpa_kernel(backend))
 
 
 def packed_flash(shape, problem):
@@ -70,9 +69,8 @@ def packed_flash(shape, problem):
     def run(turn):
         s = problem.buffers(turn)
         rows = s.q.view(shape.batch, shape.kv_heads, -1, shape.dim)
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return F.scaled_dot_product_attention(rows, s.k, s.v).view_as(s.q)
-    return run
+        return F.scaled_dot_product_attention(rows, s.k, s.v).view_as(s.q)
+    return timing.in_context(run, lambda: sdpa_kernel(SDPBackend.FLASH_ATTENTION))
 
 
 def standard(shape, problem):
@@ -117,7 +115,7 @@ class Bench:
         for name, make in peers.items():
             run = make(shape, problem)
             try:
-                result = run(0)
+                result = timing.run_once(run)
             except RuntimeError as error:
                 print(f"  {name} does not run {shape}: {str(error).splitlines()[0][:80]}")
                 continue

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPU time of launches that take turns, by CUDA events, and the ceilings of the machine."""
 
+import contextlib
 import statistics
 import time
 
@@ -10,11 +11,26 @@ import torch
 CLOCK_HZ = 2.0e9
 
 
+def in_context(run, context):
+    """`run`, to be called in a context that takes time to enter, and is no part of what it does."""
+    run.context = context
+    return run
+
+
+def _context(run):
+    return getattr(run, "context", contextlib.nullcontext)()
+
+
+def run_once(run, turn=0):
+    with _context(run):
+        return run(turn)
+
+
 def _sleep_cycles(run):
     """For how long the GPU must be kept busy so that `run` is queued in full before it starts."""
     torch.cuda.synchronize()
     start = time.perf_counter()
-    run(0)
+    run_once(run)
     queued = time.perf_counter() - start
     return int(CLOCK_HZ * min(5e-3, max(100e-6, 2 * queued)))
 
@@ -25,11 +41,12 @@ def _events():
 
 def _milliseconds(run, turn, sleep_cycles):
     before, after = _events()
-    if sleep_cycles:
-        torch.cuda._sleep(sleep_cycles)
-    before.record()
-    run(turn)
-    after.record()
+    with _context(run):
+        if sleep_cycles:
+            torch.cuda._sleep(sleep_cycles)
+        before.record()
+        run(turn)
+        after.record()
     return before, after
 
 
@@ -42,7 +59,7 @@ def medians_ms(runs, budget_s, from_idle=False, rounds=(10, 60)):
     """
     for run in runs:
         for turn in range(3):
-            run(turn)
+            run_once(run, turn)
     sleeps = [0 if from_idle else _sleep_cycles(run) for run in runs]
     times = [[] for _ in runs]
     start = time.perf_counter()
