@@ -63,8 +63,17 @@ absl::Status CheckSame(std::string_view name, const CacheGeometry& held,
 
 }  // namespace
 
-CacheTable::CacheTable(std::span<std::byte> memory, const Options& options)
-    : options_(options), pool_(memory), caches_(options.boot, options.max_caches) {}
+int64_t Cache::num_sequences() const {
+  int64_t sum = 0;
+  for (const CacheOnDevice& device : devices) sum += device.num_sequences;
+  return sum;
+}
+
+CacheTable::CacheTable(std::span<const std::span<std::byte>> pools, const Options& options)
+    : options_(options),
+      pools_(pools.begin(), pools.end()),
+      fenced_(pools.size()),
+      caches_(options.boot, options.max_caches) {}
 
 absl::StatusOr<CacheTable::Opened> CacheTable::Open(std::string_view name,
                                                     const CacheGeometry& geometry,
@@ -78,28 +87,35 @@ absl::StatusOr<CacheTable::Opened> CacheTable::Open(std::string_view name,
   if (const auto known = by_name_.find(name); known != by_name_.end()) {
     Cache& cache = *caches_.Find(known->second);
     ATTND_RETURN_IF_ERROR(CheckSame(name, cache.geometry, geometry));
-    if (quota > PageCount(0)) cache.pages.set_quota(quota);
+    if (quota > PageCount(0)) cache.quota.limit = quota;
     return Opened{.cache = &cache, .created = false};
   }
   const SlabLayout layout = SlabLayout::For(geometry);
-  if (layout.superblocks_per_slab > pool_.num_superblocks()) {
+  int64_t largest_pool = 0;
+  for (const DevicePool& pool : pools_) {
+    largest_pool = std::max(largest_pool, pool.num_superblocks());
+  }
+  if (layout.superblocks_per_slab > largest_pool) {
     return AttachErrorDetail(
         absl::ResourceExhaustedError(absl::StrFormat(
             "a slab of cache '%s' takes %d superblocks of 2 MiB and the pool has %d; smaller pages "
             "or a larger pool would do",
-            name, layout.superblocks_per_slab, pool_.num_superblocks())),
+            name, layout.superblocks_per_slab, largest_pool)),
         {.reason = ErrorReason::kPagesExhausted, .needed_pages = PageCount(layout.pages_per_slab)});
   }
   if (caches_.full()) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "%d caches are open, the most allowed; closing one makes room", caches_.size()));
   }
-  const PageAllocator::Options page_options{.quota = quota,
-                                            .poison_free_pages = options_.poison_free_pages};
-  const CacheId id =
-      *caches_.Insert(std::make_unique<Cache>(name, geometry, pool_.base(), *this, page_options));
+  const CacheId id = *caches_.Insert(std::make_unique<Cache>(name, geometry));
   Cache& cache = *caches_.Find(id);
   cache.id = id;
+  cache.quota.limit = quota;
+  for (size_t i = 0; i < pools_.size(); ++i) {
+    const PageAllocator::Options page_options{.device = DeviceIndex(static_cast<uint32_t>(i)),
+                                              .poison_free_pages = options_.poison_free_pages};
+    cache.devices.emplace_back(geometry, pools_[i].base(), *this, cache.quota, page_options);
+  }
   by_name_.emplace(name, id);
   return Opened{.cache = &cache, .created = true};
 }
@@ -107,9 +123,9 @@ absl::StatusOr<CacheTable::Opened> CacheTable::Open(std::string_view name,
 absl::Status CacheTable::Close(CacheId id) {
   const Cache* cache = caches_.Find(id);
   if (cache == nullptr) return NotFound(id);
-  if (cache->num_sequences > 0) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "%d sequences live in cache '%s'; free them first", cache->num_sequences, cache->name));
+  if (const int64_t live = cache->num_sequences(); live > 0) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%d sequences live in cache '%s'; free them first", live, cache->name));
   }
   by_name_.erase(cache->name);
   caches_.Erase(id);  // the allocator gives its slabs back
@@ -121,25 +137,49 @@ absl::Status CacheTable::NotFound(CacheId id) {
                            {.reason = ErrorReason::kStaleId});
 }
 
+absl::StatusOr<DeviceIndex> CacheTable::Place(const Cache& cache) const {
+  // The new one counted; where no device has a page left, the fewest sequences decide.
+  const auto pages_per_sequence = [](const CacheOnDevice& device) {
+    return static_cast<double>(device.pages.available().value() + 1) /
+           static_cast<double>(device.num_sequences + 1);
+  };
+  const CacheOnDevice* best = nullptr;
+  for (const CacheOnDevice& device : cache.devices) {
+    if (!fenced(device.pages.device()).empty()) continue;
+    if (best == nullptr || pages_per_sequence(device) > pages_per_sequence(*best)) best = &device;
+  }
+  if (best == nullptr) return absl::InternalError(fenced_.front());
+  return best->pages.device();
+}
+
+void CacheTable::Fence(DeviceIndex device, std::string cause) {
+  std::string& fenced = fenced_[device.value()];
+  if (fenced.empty()) fenced = std::move(cause);
+}
+
 std::optional<SuperblockRun> CacheTable::TakeSlab(const PageAllocator& taker, int64_t superblocks) {
-  std::optional<SuperblockRun> run = pool_.Allocate(superblocks);
+  DevicePool& pool = pools_[taker.device().value()];
+  std::optional<SuperblockRun> run = pool.Allocate(superblocks);
   caches_.ForEach([&](CacheId, Cache& cache) {
-    if (&cache.pages == &taker) return;
+    PageAllocator& pages = cache.on(taker.device()).pages;
+    if (&pages == &taker) return;
     while (!run.has_value()) {
-      const std::optional<SuperblockRun> given_up = cache.pages.GiveBackEmptySlab();
+      const std::optional<SuperblockRun> given_up = pages.GiveBackEmptySlab();
       if (!given_up) return;
-      pool_.Free(*given_up);
+      pool.Free(*given_up);
       ++slabs_moved_total_;
-      run = pool_.Allocate(superblocks);
+      run = pool.Allocate(superblocks);
     }
   });
   return run;
 }
 
 int64_t CacheTable::AvailableSuperblocks(const PageAllocator& taker) const {
-  int64_t available = pool_.free_superblocks();
+  const size_t device = taker.device().value();
+  int64_t available = pools_[device].free_superblocks();
   caches_.ForEach([&](CacheId, const Cache& cache) {
-    if (&cache.pages != &taker) available += cache.pages.reclaimable_superblocks();
+    const PageAllocator& pages = cache.devices[device].pages;
+    if (&pages != &taker) available += pages.reclaimable_superblocks();
   });
   return available;
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The caches and the pool they share: names, geometries, quotas, and slabs that move by demand.
+// The caches and the pools they share, one a device: names, geometries, quotas, and slabs that move
+// by demand.
 //
-// A cache that needs a slab gets it from the pool; where no run is long enough, other caches give
-// up slabs that stand empty. Not thread-safe: KvCache's lock guards it.
+// A cache has pages on every device. Where it needs a slab it gets it from that device's pool;
+// where no run is long enough, other caches give up slabs that stand empty there. Not thread-safe:
+// KvCache's lock guards it.
 //
 //   StatusOr<CacheTable::Opened> opened = caches.Open("llama", geometry, PageCount(0));
 //   Cache* cache = caches.Find(opened->id);
@@ -11,12 +13,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -29,16 +33,30 @@
 
 namespace attnd {
 
+struct CacheOnDevice {
+  CacheOnDevice(const CacheGeometry& geometry, std::byte* base, SlabSource& source,
+                PageQuota& quota, const PageAllocator::Options& options)
+      : pages(geometry, base, source, quota, options) {}
+
+  PageAllocator pages;
+  int64_t num_sequences = 0;
+};
+
 struct Cache {
-  Cache(std::string_view name, const CacheGeometry& geometry, std::byte* base, SlabSource& source,
-        const PageAllocator::Options& options)
-      : name(name), geometry(geometry), pages(geometry, base, source, options) {}
+  Cache(std::string_view name, const CacheGeometry& geometry)
+      : name(name), geometry(geometry), layout(SlabLayout::For(geometry)) {}
+
+  CacheOnDevice& on(DeviceIndex device) { return devices[device.value()]; }
+  // Over all devices.
+  int64_t num_sequences() const;
 
   CacheId id;
   const std::string name;
   const CacheGeometry geometry;
-  PageAllocator pages;
-  int64_t num_sequences = 0;
+  const SlabLayout layout;
+  // Below what is in use it stops growth and takes nothing away.
+  PageQuota quota;
+  std::deque<CacheOnDevice> devices;  // by DeviceIndex
 };
 
 class CacheTable final : public SlabSource {
@@ -49,7 +67,8 @@ class CacheTable final : public SlabSource {
     bool poison_free_pages = false;
   };
 
-  CacheTable(std::span<std::byte> memory, const Options& options);
+  // One pool for each span, which is that device's memory.
+  CacheTable(std::span<const std::span<std::byte>> pools, const Options& options);
 
   struct Opened {
     Cache* cache = nullptr;
@@ -57,7 +76,7 @@ class CacheTable final : public SlabSource {
   };
   // Idempotent by name; a quota above zero replaces the one the cache had. INVALID_ARGUMENT for a
   // bad name, geometry or quota; FAILED_PRECONDITION names the field that differs;
-  // RESOURCE_EXHAUSTED where a slab is larger than the pool, or too many caches are open.
+  // RESOURCE_EXHAUSTED where a slab is larger than every pool, or too many caches are open.
   absl::StatusOr<Opened> Open(std::string_view name, const CacheGeometry& geometry,
                               PageCount quota);
   // NOT_FOUND, or FAILED_PRECONDITION while sequences live in it.
@@ -67,7 +86,16 @@ class CacheTable final : public SlabSource {
   Cache* Find(CacheId id) { return caches_.Find(id); }
   static absl::Status NotFound(CacheId id);
 
-  const DevicePool& pool() const { return pool_; }
+  // The device for a new sequence: the one with the most free pages for each sequence that the
+  // cache has there, so that many empty ones spread as well. INTERNAL where all have failed.
+  absl::StatusOr<DeviceIndex> Place(const Cache& cache) const;
+
+  size_t num_devices() const { return pools_.size(); }
+  const DevicePool& pool(DeviceIndex device) const { return pools_[device.value()]; }
+  // A device that has failed: no sequence is placed there any more. The first cause stays.
+  void Fence(DeviceIndex device, std::string cause);
+  // Why it failed; empty where it has not.
+  const std::string& fenced(DeviceIndex device) const { return fenced_[device.value()]; }
   uint64_t slabs_moved_total() const { return slabs_moved_total_; }
   // visit(const Cache&), in the order of slots.
   template <typename Visit>
@@ -77,12 +105,15 @@ class CacheTable final : public SlabSource {
 
   // SlabSource.
   std::optional<SuperblockRun> TakeSlab(const PageAllocator& taker, int64_t superblocks) override;
-  void ReturnSlab(SuperblockRun run) override { pool_.Free(run); }
+  void ReturnSlab(const PageAllocator& giver, SuperblockRun run) override {
+    pools_[giver.device().value()].Free(run);
+  }
   int64_t AvailableSuperblocks(const PageAllocator& taker) const override;
 
  private:
   const Options options_;
-  DevicePool pool_;
+  std::vector<DevicePool> pools_;    // by DeviceIndex
+  std::vector<std::string> fenced_;  // by DeviceIndex
   SlotTable<CacheId, Cache> caches_;
   std::map<std::string, CacheId, std::less<>> by_name_;
   uint64_t slabs_moved_total_ = 0;

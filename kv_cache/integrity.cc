@@ -23,19 +23,32 @@ absl::Status In(const std::string& where, const absl::Status& status) {
 
 KvCacheStats KvCache::Impl::Stats() const {
   MutexLock lock(mu_);
-  const DevicePool& pool = caches_.pool();
   const auto bytes = [](int64_t superblocks) {
     return Bytes(static_cast<uint64_t>(superblocks) * kSuperblockBytes.value());
   };
-  KvCacheStats stats{.pool_bytes = bytes(pool.num_superblocks()),
-                     .pool_free_bytes = bytes(pool.free_superblocks()),
-                     .largest_free_run_superblocks = pool.largest_free_run(),
+  KvCacheStats stats{.pools = {},
+                     .pool_bytes = {},
+                     .pool_free_bytes = {},
                      .num_sessions = sessions_.size(),
                      .num_sequences = sequences_.size(),
                      .caches = {},
                      .pages_copied_total = pages_copied_total_,
                      .slabs_moved_total = caches_.slabs_moved_total()};
-  caches_.ForEach([&](const Cache& cache) { stats.caches.push_back(Describe(cache)); });
+  for (uint32_t i = 0; i < caches_.num_devices(); ++i) {
+    const DevicePool& pool = caches_.pool(DeviceIndex(i));
+    stats.pools.push_back({.bytes = bytes(pool.num_superblocks()),
+                           .free_bytes = bytes(pool.free_superblocks()),
+                           .largest_free_run_superblocks = pool.largest_free_run(),
+                           .failure = caches_.fenced(DeviceIndex(i))});
+    stats.pool_bytes += stats.pools.back().bytes;
+    stats.pool_free_bytes += stats.pools.back().free_bytes;
+  }
+  caches_.ForEach([&](const Cache& cache) {
+    stats.caches.push_back(Describe(cache));
+    for (const CacheOnDevice& device : cache.devices) {
+      stats.pools[device.pages.device().value()].num_sequences += device.num_sequences;
+    }
+  });
   return stats;
 }
 
@@ -60,14 +73,26 @@ absl::StatusOr<KvCache::IntegrityReport> KvCache::Impl::CheckIntegrity() const {
   IntegrityReport report{.sequences_checked = sequences_.size()};
   std::vector<const Cache*> caches;
   caches_.ForEach([&](const Cache& cache) { caches.push_back(&cache); });
-  std::vector<SuperblockRun> held;
-  for (const Cache* cache : caches) {
-    const absl::Status status = CheckCache(*cache, sequences_);
-    ATTND_RETURN_IF_ERROR(In(absl::StrCat("cache '", cache->name, "'"), status));
-    for (const SuperblockRun& run : cache->pages.HeldRuns()) held.push_back(run);
-    report.pages_checked += (cache->pages.used() + cache->pages.free()).value();
+  for (uint32_t i = 0; i < caches_.num_devices(); ++i) {
+    const DeviceIndex device(i);
+    std::vector<SuperblockRun> held;
+    for (const Cache* cache : caches) {
+      const absl::Status status = CheckCache(*cache, device, sequences_);
+      ATTND_RETURN_IF_ERROR(In(absl::StrCat("cache '", cache->name, "', device ", i), status));
+      const PageAllocator& pages = cache->devices[i].pages;
+      for (const SuperblockRun& run : pages.HeldRuns()) held.push_back(run);
+      report.pages_checked += (pages.used() + pages.free()).value();
+    }
+    ATTND_RETURN_IF_ERROR(
+        In(absl::StrCat("device ", i), caches_.pool(device).CheckIntegrity(held)));
   }
-  ATTND_RETURN_IF_ERROR(caches_.pool().CheckIntegrity(held));
+  for (const Cache* cache : caches) {
+    const CacheInfo info = Describe(*cache);
+    if (info.used + info.reserved == cache->quota.taken) continue;
+    return absl::InternalError(absl::StrFormat("cache '%s' has taken %d pages, its quota counts %d",
+                                               cache->name, (info.used + info.reserved).value(),
+                                               cache->quota.taken.value()));
+  }
   return report;
 }
 
@@ -97,16 +122,17 @@ absl::Status KvCache::Impl::CheckSequences(const SlotTable<SequenceId, Sequence>
   return absl::OkStatus();
 }
 
-// The allocator's counts against what the cache's sequences own and were promised.
-absl::Status KvCache::Impl::CheckCache(const Cache& cache,
+// An allocator's counts against what the cache's sequences on that device own and were promised.
+absl::Status KvCache::Impl::CheckCache(const Cache& cache, DeviceIndex device,
                                        const SlotTable<SequenceId, Sequence>& sequences) {
-  const size_t num_ids = cache.pages.num_page_ids();
+  const auto& [pages, counted_sequences] = cache.devices[device.value()];
+  const size_t num_ids = pages.num_page_ids();
   std::vector<uint32_t> owners(num_ids, 0);
   PageCount promised;
   int64_t num_sequences = 0;
   bool in_range = true;
   sequences.ForEach([&](SequenceId, const Sequence& sequence) {
-    if (&sequence.cache() != &cache) return;
+    if (&sequence.cache() != &cache || sequence.device() != device) return;
     ++num_sequences;
     promised += sequence.pages().promised();
     sequence.pages().ForEachOwned([&](PageId page) {
@@ -115,15 +141,15 @@ absl::Status KvCache::Impl::CheckCache(const Cache& cache,
     });
   });
   if (!in_range) return absl::InternalError("a sequence owns a page that does not exist");
-  if (num_sequences != cache.num_sequences) {
+  if (num_sequences != counted_sequences) {
     return absl::InternalError(
-        absl::StrFormat("counts %d sequences, has %d", cache.num_sequences, num_sequences));
+        absl::StrFormat("counts %d sequences, has %d", counted_sequences, num_sequences));
   }
-  if (promised != cache.pages.promised()) {
+  if (promised != pages.promised()) {
     return absl::InternalError(absl::StrFormat("%d pages are promised, %d to sequences",
-                                               cache.pages.promised().value(), promised.value()));
+                                               pages.promised().value(), promised.value()));
   }
-  return cache.pages.CheckIntegrity(owners);
+  return pages.CheckIntegrity(owners);
 }
 
 }  // namespace attnd

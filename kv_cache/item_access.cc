@@ -18,15 +18,16 @@ constexpr int64_t kMaxSequencesForHint = 1024;
 
 }  // namespace
 
-absl::StatusOr<CacheGeometry> KvCache::Impl::GeometryOf(SessionRef by, SequenceId id) {
+absl::StatusOr<SequencePlace> KvCache::Impl::PlaceOf(SessionRef by, SequenceId id) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(const Sequence* sequence, FindSequence(by, id));
-  return sequence->cache().geometry;
+  return SequencePlace{.geometry = sequence->cache().geometry, .device = sequence->device()};
 }
 
 absl::StatusOr<PageReservation> KvCache::Impl::Reserve(const LayerAccess& access) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(Sequence * sequence, FindSequence(access.by, access.sequence));
+  ATTND_RETURN_IF_ERROR(CheckNotLost(*sequence));
   ATTND_RETURN_IF_ERROR(sequence->CheckRange(access));
   if (!access.write || sequence->StepApplied(access)) return PageReservation();
   if (const std::optional<PageShortage> shortage = sequence->Reserve(access)) {
@@ -39,6 +40,7 @@ absl::StatusOr<PageLease> KvCache::Impl::Pin(const LayerAccess& access,
                                              PageReservation& reservation) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(Sequence * sequence, FindSequence(access.by, access.sequence));
+  ATTND_RETURN_IF_ERROR(CheckNotLost(*sequence));
   ATTND_ASSIGN_OR_RETURN(const Sequence::Kind kind, sequence->Check(access));
   const TokenCount end = access.start_position + access.num_tokens;
   SequencePages& pages = sequence->pages();
@@ -58,16 +60,17 @@ absl::StatusOr<PageLease> KvCache::Impl::Pin(const LayerAccess& access,
   }
 
   const Cache& cache = sequence->cache();
-  const SlabLayout& layout = cache.pages.layout();
+  const SlabLayout& layout = cache.layout;
   const TokenCount kv_len = access.kv_length.value_or(end);
-  const PageLease::View view{
-      .layer_base = caches_.pool().base() + access.layer.value() * layout.layer_stride_bytes,
-      .geometry = cache.geometry,
-      .layout = layout,
-      .start_position = access.start_position,
-      .kv_len = kv_len,
-      .layer_length = sequence->layers()[access.layer.value()].length,
-      .replayed = kind == Sequence::Kind::kReplay};
+  const PageLease::View view{.device = sequence->device(),
+                             .layer_base = caches_.pool(sequence->device()).base() +
+                                           access.layer.value() * layout.layer_stride_bytes,
+                             .geometry = cache.geometry,
+                             .layout = layout,
+                             .start_position = access.start_position,
+                             .kv_len = kv_len,
+                             .layer_length = sequence->layers()[access.layer.value()].length,
+                             .replayed = kind == Sequence::Kind::kReplay};
   const size_t num_pages = sequence->PagesOf(TokenCount(0), kv_len).end;
   SequencePages::Pinned pinned = pages.Pin(num_pages);
   return PageLease(this, view, std::move(pinned.offsets), num_pages, std::move(copies),
@@ -91,13 +94,22 @@ absl::Status KvCache::Impl::Exhausted(SequenceId id, const Sequence& sequence,
   // A look at some sequences is enough for a hint: the lock is held, and refusals come in storms.
   int64_t seen = 0, largest = 0;
   sequences_.ForEach([&](SequenceId, const Sequence& other) {
-    if (++seen > kMaxSequencesForHint || &other.cache() != &cache) return;
+    if (++seen > kMaxSequencesForHint || &other.cache() != &cache ||
+        other.device() != sequence.device()) {
+      return;
+    }
     largest = std::max(largest, static_cast<int64_t>(other.pages().size()));
   });
-  const int64_t pool_mib =
-      static_cast<int64_t>(kSuperblockBytes.value() >> 20) * caches_.pool().num_superblocks();
+  // What is full is the sequence's device; a quota counts all of them.
+  const CacheOnDevice& here = cache.devices[sequence.device().value()];
+  const CacheInfo info = Describe(cache);
+  const PageCount used = shortage.by_quota ? info.used : here.pages.used();
+  const PageCount promised = shortage.by_quota ? info.reserved : here.pages.promised();
+  const int64_t num_sequences = shortage.by_quota ? info.num_sequences : here.num_sequences;
+  const int64_t pool_mib = static_cast<int64_t>(kSuperblockBytes.value() >> 20) *
+                           caches_.pool(sequence.device()).num_superblocks();
   const std::string limit =
-      shortage.by_quota ? absl::StrFormat("the page quota of %d", cache.pages.quota().value())
+      shortage.by_quota ? absl::StrFormat("the page quota of %d", cache.quota.limit.value())
                         : absl::StrFormat("the pool of %d MiB, which all caches share", pool_mib);
   return AttachErrorDetail(
       absl::ResourceExhaustedError(absl::StrFormat(
@@ -105,8 +117,7 @@ absl::Status KvCache::Impl::Exhausted(SequenceId id, const Sequence& sequence,
           "sequences, one of which holds %d, and promised %d to queued items; freeing or "
           "truncating sequences makes room",
           ToString(id), shortage.needed.value(), shortage.free.value(), limit, cache.name,
-          cache.pages.used().value(), cache.num_sequences, largest,
-          cache.pages.promised().value())),
+          used.value(), num_sequences, largest, promised.value())),
       {.reason = ErrorReason::kPagesExhausted,
        .needed_pages = shortage.needed,
        .free_pages = shortage.free});

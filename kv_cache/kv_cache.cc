@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kv_cache/kv_cache.h"
 
+#include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kv_cache/kv_cache_impl.h"
 
 namespace attnd {
 
-KvCache::KvCache(std::span<std::byte> pool, const Options& options, const Clock& clock)
-    : impl_(std::make_unique<Impl>(pool, options, clock)) {}
+KvCache::KvCache(std::span<const std::span<std::byte>> pools, const Options& options,
+                 const Clock& clock)
+    : impl_(std::make_unique<Impl>(pools, options, clock)) {}
 
 KvCache::~KvCache() = default;
 
@@ -67,8 +70,17 @@ absl::StatusOr<uint64_t> KvCache::SetClientState(SessionRef by, SequenceId seque
   return impl_->SetClientState(by, sequence, expected_version, std::move(client_state));
 }
 
-absl::StatusOr<CacheGeometry> KvCache::GeometryOf(SessionRef by, SequenceId sequence) {
-  return impl_->GeometryOf(by, sequence);
+absl::StatusOr<SequencePlace> KvCache::PlaceOf(SessionRef by, SequenceId sequence) {
+  return impl_->PlaceOf(by, sequence);
+}
+
+absl::Status KvCache::DataLoss(std::string_view cause) {
+  return absl::DataLossError(
+      absl::StrCat(std::string(cause), "; the sequence was on it: free it and recompute"));
+}
+
+void KvCache::FenceDevice(DeviceIndex device, std::string_view cause) {
+  impl_->FenceDevice(device, cause);
 }
 
 absl::StatusOr<PageReservation> KvCache::Reserve(const LayerAccess& access) {

@@ -2,10 +2,11 @@
 //
 // The paged KV cache: who owns which pages of the pool, and what a launch may read and write.
 //
-// Caches are named geometries that grow by slabs out of one pool; sessions hold sequences by a
-// lease; a sequence maps positions to pages and knows, for each layer, its length and the step that
-// was applied last. DESIGN.md's "semantics of Attend" are kept here: positions without holes, steps
-// and epochs, copy-on-write, all or nothing for each item.
+// Caches are named geometries that grow by slabs out of each device's pool; a sequence and its
+// forks live on one device, chosen when the first was created. Sessions hold sequences by a lease;
+// a sequence maps positions to pages and knows, for each layer, its length and the step that was
+// applied last. DESIGN.md's "semantics of Attend" are kept here: positions without holes, steps and
+// epochs, copy-on-write, all or nothing for each item.
 //
 // Thread safety: thread-safe; one lock, never held across a copy or a launch. Order is the
 // caller's: the scheduler calls Fork, Truncate, Free and CloseSession for a sequence only while
@@ -47,6 +48,7 @@ struct SequenceInfo {
   CacheId cache;
   std::vector<int64_t> layer_lengths;  // [num_layers], tokens
   std::vector<uint64_t> layer_steps;   // [num_layers], the step applied last, 0 for none
+  DeviceIndex device;
   PageCount pages;
   PageCount shared_pages;
   std::string client_state;
@@ -73,9 +75,22 @@ struct CacheInfo {
   int64_t num_sequences = 0;
 };
 
+// Where a sequence lives and how its items are shaped: both for its life.
+struct SequencePlace {
+  CacheGeometry geometry;
+  DeviceIndex device;
+};
+
+struct PoolStats {
+  Bytes bytes, free_bytes;
+  int64_t largest_free_run_superblocks = 0;  // against free_bytes: fragmentation
+  int64_t num_sequences = 0;
+  std::string failure;  // why its device is fenced; empty where it works
+};
+
 struct KvCacheStats {
-  Bytes pool_bytes, pool_free_bytes;
-  int64_t largest_free_run_superblocks = 0;  // against pool_free_bytes: fragmentation
+  std::vector<PoolStats> pools;       // by DeviceIndex
+  Bytes pool_bytes, pool_free_bytes;  // of all
   int64_t num_sessions = 0, num_sequences = 0;
   std::vector<CacheInfo> caches;
   uint64_t pages_copied_total = 0;  // copy-on-write
@@ -95,8 +110,11 @@ class KvCache {
     bool poison_free_pages = false;
   };
 
-  // `pool` is device memory, aligned to kSuperblockBytes, owned by the caller and longer-lived.
-  KvCache(std::span<std::byte> pool, const Options& options, const Clock& clock);
+  // `pools` are device memory, one for each DeviceIndex, aligned to kSuperblockBytes, owned by the
+  // caller and longer-lived.
+  KvCache(std::span<const std::span<std::byte>> pools, const Options& options, const Clock& clock);
+  KvCache(std::span<std::byte> pool, const Options& options, const Clock& clock)
+      : KvCache(std::span(&pool, 1), options, clock) {}
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
@@ -127,6 +145,7 @@ class KvCache {
   std::vector<SessionRef> ExpiredSessions() const;
 
   // Sequences.
+  // INTERNAL where every device has failed.
   absl::StatusOr<SequenceId> CreateSequence(SessionRef by, CacheId cache, std::string client_state);
   // Shares the pages of the first `length` tokens, of all of them by default.
   absl::StatusOr<SequenceId> Fork(SessionRef by, SequenceId parent,
@@ -142,9 +161,8 @@ class KvCache {
   absl::StatusOr<uint64_t> SetClientState(SessionRef by, SequenceId sequence,
                                           uint64_t expected_version, std::string client_state);
 
-  // Items. GeometryOf serves validation before any tensor is touched and renews the session's
-  // lease.
-  absl::StatusOr<CacheGeometry> GeometryOf(SessionRef by, SequenceId sequence);
+  // Items. PlaceOf serves validation before any tensor is touched and renews the session's lease.
+  absl::StatusOr<SequencePlace> PlaceOf(SessionRef by, SequenceId sequence);
   // Promises the pages that the access will need: new ones, and one for each shared page it writes.
   // RESOURCE_EXHAUSTED says needed, free and what would free it. Checks the range of the layer and
   // nothing that earlier items in the queue may still change. Reads reserve nothing.
@@ -152,6 +170,12 @@ class KvCache {
   // Checks epoch, step and positions; takes pages; applies the write to length and step; pins.
   // After an error nothing has changed.
   absl::StatusOr<PageLease> Pin(const LayerAccess& access, PageReservation reservation);
+
+  // What lay on a failed device is lost: from now on Fork, Truncate, Reserve and Pin of its
+  // sequences are DATA_LOSS with that cause, and no new ones come there. They can still be
+  // described and freed, and their client_state, which is the host's, goes on.
+  void FenceDevice(DeviceIndex device, std::string_view cause);
+  static absl::Status DataLoss(std::string_view cause);
 
   KvCacheStats Stats() const;
   std::vector<SessionInfo> ListSessions() const;

@@ -32,10 +32,11 @@ absl::Status HasLaunchedItems(SequenceId id) {
 
 }  // namespace
 
-KvCache::Impl::Impl(std::span<std::byte> pool, const Options& options, const Clock& clock)
-    : caches_(pool, {.boot = options.boot,
-                     .max_caches = options.max_caches,
-                     .poison_free_pages = options.poison_free_pages}),
+KvCache::Impl::Impl(std::span<const std::span<std::byte>> pools, const Options& options,
+                    const Clock& clock)
+    : caches_(pools, {.boot = options.boot,
+                      .max_caches = options.max_caches,
+                      .poison_free_pages = options.poison_free_pages}),
       sessions_({.boot = options.boot,
                  .max_sessions = options.max_sessions,
                  .default_lease = options.default_lease,
@@ -92,6 +93,11 @@ std::vector<SessionRef> KvCache::Impl::ExpiredSessions() const {
   return sessions_.Expired();
 }
 
+void KvCache::Impl::FenceDevice(DeviceIndex device, std::string_view cause) {
+  MutexLock lock(mu_);
+  caches_.Fence(device, std::string(cause));
+}
+
 // Sequences.
 
 absl::StatusOr<SequenceId> KvCache::Impl::CreateSequence(SessionRef by, CacheId cache_id,
@@ -102,13 +108,16 @@ absl::StatusOr<SequenceId> KvCache::Impl::CreateSequence(SessionRef by, CacheId 
   Cache* cache = caches_.Find(cache_id);
   if (cache == nullptr) return CacheTable::NotFound(cache_id);
   ATTND_RETURN_IF_ERROR(CheckRoomForSequence());
-  return Adopt(*session, std::make_unique<Sequence>(by.session, *cache, std::move(client_state)));
+  ATTND_ASSIGN_OR_RETURN(const DeviceIndex device, caches_.Place(*cache));
+  return Adopt(*session,
+               std::make_unique<Sequence>(by.session, *cache, device, std::move(client_state)));
 }
 
 absl::StatusOr<SequenceId> KvCache::Impl::Fork(SessionRef by, SequenceId parent_id,
                                                std::optional<TokenCount> length) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(const Sequence* parent, FindUnpinned(by, parent_id));
+  ATTND_RETURN_IF_ERROR(CheckNotLost(*parent));
   const TokenCount shared = length.value_or(parent->max_length());
   ATTND_RETURN_IF_ERROR(CheckNotNegative(shared));
   if (shared > parent->max_length()) {
@@ -123,6 +132,7 @@ absl::StatusOr<SequenceId> KvCache::Impl::Fork(SessionRef by, SequenceId parent_
 absl::Status KvCache::Impl::Truncate(SessionRef by, SequenceId id, TokenCount length) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(Sequence * sequence, FindUnpinned(by, id));
+  ATTND_RETURN_IF_ERROR(CheckNotLost(*sequence));
   ATTND_RETURN_IF_ERROR(CheckNotNegative(length));
   sequence->Truncate(length);
   return absl::OkStatus();
@@ -189,6 +199,12 @@ absl::StatusOr<Sequence*> KvCache::Impl::FindUnpinned(SessionRef by, SequenceId 
   return sequence;
 }
 
+absl::Status KvCache::Impl::CheckNotLost(const Sequence& sequence) const {
+  const std::string& cause = caches_.fenced(sequence.device());
+  if (cause.empty()) return absl::OkStatus();
+  return DataLoss(cause);
+}
+
 absl::Status KvCache::Impl::CheckRoomForSequence() const {
   if (!sequences_.full()) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrFormat(
@@ -217,6 +233,7 @@ SequenceInfo KvCache::Impl::Describe(SequenceId id, const Sequence& sequence,
   SequenceInfo info;
   info.sequence = id;
   info.cache = sequence.cache().id;
+  info.device = sequence.device();
   info.pages = PageCount(static_cast<int64_t>(sequence.pages().size()));
   info.shared_pages = sequence.pages().CountShared();
   if (client_state == ClientState::kWith) info.client_state = sequence.client_state();
@@ -231,16 +248,23 @@ SequenceInfo KvCache::Impl::Describe(SequenceId id, const Sequence& sequence,
 }
 
 CacheInfo KvCache::Impl::Describe(const Cache& cache) {
-  return {.cache = cache.id,
-          .name = cache.name,
-          .geometry = cache.geometry,
-          .layout = cache.pages.layout(),
-          .quota = cache.pages.quota(),
-          .used = cache.pages.used(),
-          .free = cache.pages.free(),
-          .reserved = cache.pages.promised(),
-          .num_slabs = cache.pages.num_slabs(),
-          .num_sequences = cache.num_sequences};
+  CacheInfo info{.cache = cache.id,
+                 .name = cache.name,
+                 .geometry = cache.geometry,
+                 .layout = cache.layout,
+                 .quota = cache.quota.limit,
+                 .used = {},
+                 .free = {},
+                 .reserved = {},
+                 .num_slabs = 0,
+                 .num_sequences = cache.num_sequences()};
+  for (const CacheOnDevice& device : cache.devices) {
+    info.used += device.pages.used();
+    info.free += device.pages.free();
+    info.reserved += device.pages.promised();
+    info.num_slabs += device.pages.num_slabs();
+  }
+  return info;
 }
 
 }  // namespace attnd

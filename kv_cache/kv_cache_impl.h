@@ -33,7 +33,7 @@ namespace attnd {
 
 class KvCache::Impl final : public LeaseOwner {
  public:
-  Impl(std::span<std::byte> pool, const Options& options, const Clock& clock);
+  Impl(std::span<const std::span<std::byte>> pools, const Options& options, const Clock& clock);
 
   // As in KvCache.
   absl::StatusOr<OpenedCache> OpenCache(std::string_view name, const CacheGeometry& geometry,
@@ -64,7 +64,8 @@ class KvCache::Impl final : public LeaseOwner {
                                           uint64_t expected_version, std::string client_state)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  absl::StatusOr<CacheGeometry> GeometryOf(SessionRef by, SequenceId sequence)
+  void FenceDevice(DeviceIndex device, std::string_view cause) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<SequencePlace> PlaceOf(SessionRef by, SequenceId sequence)
       ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<PageReservation> Reserve(const LayerAccess& access) ABSL_LOCKS_EXCLUDED(mu_);
   // Detaches `reservation` where it succeeds.
@@ -86,6 +87,8 @@ class KvCache::Impl final : public LeaseOwner {
   // The same for what must wait until nothing of the sequence is launched.
   absl::StatusOr<Sequence*> FindUnpinned(SessionRef by, SequenceId id)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // DATA_LOSS where the sequence's device has failed.
+  absl::Status CheckNotLost(const Sequence& sequence) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckRoomForSequence() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<SequenceId> Adopt(Session& session, std::unique_ptr<Sequence> sequence)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -94,7 +97,7 @@ class KvCache::Impl final : public LeaseOwner {
   // Parts of CheckIntegrity. Static, since the lock is not seen to be held within a visitor.
   static absl::Status CheckSequences(const SlotTable<SequenceId, Sequence>& sequences,
                                      const SessionTable& sessions);
-  static absl::Status CheckCache(const Cache& cache,
+  static absl::Status CheckCache(const Cache& cache, DeviceIndex device,
                                  const SlotTable<SequenceId, Sequence>& sequences);
 
   // The state is up to 1 MiB a sequence: copied only for who asked for it.

@@ -18,38 +18,40 @@ constexpr int kPoisonByte = 0xff;
 }  // namespace
 
 PageAllocator::PageAllocator(const CacheGeometry& geometry, std::byte* base, SlabSource& source,
-                             const Options& options)
+                             PageQuota& quota, const Options& options)
     : layout_(SlabLayout::For(geometry)),
       num_layers_(geometry.num_layers),
       base_(base),
       source_(source),
+      quota_(quota),
       options_(options) {}
 
 PageAllocator::~PageAllocator() {
-  for (const SuperblockRun& run : HeldRuns()) source_.ReturnSlab(run);
+  for (const SuperblockRun& run : HeldRuns()) source_.ReturnSlab(*this, run);
+  quota_.taken -= used_ + promised_;
 }
 
 std::optional<PageShortage> PageAllocator::Promise(PageCount count) {
-  if (options_.quota > PageCount(0)) {
-    const PageCount headroom = options_.quota - used_ - promised_;
+  if (quota_.limit > PageCount(0)) {
+    const PageCount headroom = quota_.limit - quota_.taken;
     if (count > headroom) {
       return PageShortage{
           .needed = count, .free = std::max(headroom, PageCount(0)), .by_quota = true};
     }
   }
   if (count > unpromised() && !Grow(count)) {
-    const int64_t slabs = source_.AvailableSuperblocks(*this) / layout_.superblocks_per_slab;
     // Superblocks that are free but not in one piece do not count.
-    const PageCount free = unpromised() + PageCount(slabs * layout_.pages_per_slab);
-    return PageShortage{.needed = count, .free = std::min(free, count - PageCount(1))};
+    return PageShortage{.needed = count, .free = std::min(available(), count - PageCount(1))};
   }
   promised_ += count;
+  quota_.taken += count;
   return std::nullopt;
 }
 
 void PageAllocator::Unpromise(PageCount count) {
   ATTND_CHECK(count <= promised_, "returned more pages than were promised");
   promised_ -= count;
+  quota_.taken -= count;
 }
 
 PageId PageAllocator::TakePromised() {
@@ -81,6 +83,7 @@ void PageAllocator::Unref(PageId id) {
   ChangeFree(slot, +1);
   ++free_;
   --used_;
+  --quota_.taken;
 }
 
 std::optional<SuperblockRun> PageAllocator::GiveBackEmptySlab() {
@@ -94,6 +97,11 @@ std::optional<SuperblockRun> PageAllocator::GiveBackEmptySlab() {
 int64_t PageAllocator::reclaimable_superblocks() const {
   const int64_t unpromised_slabs = unpromised().value() / layout_.pages_per_slab;
   return std::min(num_empty_slabs_, unpromised_slabs) * layout_.superblocks_per_slab;
+}
+
+PageCount PageAllocator::available() const {
+  const int64_t slabs = source_.AvailableSuperblocks(*this) / layout_.superblocks_per_slab;
+  return unpromised() + PageCount(slabs * layout_.pages_per_slab);
 }
 
 uint64_t PageAllocator::OffsetBytes(PageId page) const {
@@ -184,7 +192,7 @@ void PageAllocator::RepackEmptySlabs(PageCount count) {
     const int32_t slot = slabs_by_free_.rbegin()->second;
     const SuperblockRun run = slabs_[static_cast<size_t>(slot)].run;
     RemoveSlab(slot);
-    source_.ReturnSlab(run);
+    source_.ReturnSlab(*this, run);
   }
   while ((num_empty_slabs_ < returned || count > unpromised()) && AddSlab()) {
   }

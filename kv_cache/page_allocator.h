@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The pages of one cache: which are free, promised or owned, and by how many owners.
+// The pages of one cache on one device: which are free, promised or owned, and by how many owners.
 //
 // Pages come in slabs taken from a SlabSource. A PageId is dense: slab slot times pages per slab
 // plus the index within the slab. Fuller slabs are used up first, so that others run empty and can
 // go back for another cache. A promise sets a free page aside for whoever was promised it: at any
 // time
-//   promised <= free, and used + promised <= quota.
+//   promised <= free, and used + promised, on all devices together, <= quota.
 // Not thread-safe: KvCache's lock guards it. Taking and freeing a page is O(log slabs), without
 // allocations.
 //
@@ -39,7 +39,7 @@ class SlabSource {
   // Nothing where no contiguous run of that many superblocks can be had.
   virtual std::optional<SuperblockRun> TakeSlab(const PageAllocator& taker,
                                                 int64_t superblocks) = 0;
-  virtual void ReturnSlab(SuperblockRun run) = 0;
+  virtual void ReturnSlab(const PageAllocator& giver, SuperblockRun run) = 0;
   // At most this many superblocks can be had, in runs of whatever length.
   virtual int64_t AvailableSuperblocks(const PageAllocator& taker) const = 0;
 
@@ -54,17 +54,23 @@ struct PageShortage {
   bool by_quota = false;  // the cache's quota, otherwise the pool
 };
 
+// What a cache may hold, and does, on all devices together.
+struct PageQuota {
+  PageCount limit;  // 0: none but the pools'
+  PageCount taken;  // used and promised
+};
+
 class PageAllocator {
  public:
   struct Options {
-    PageCount quota;                 // 0: none but the pool's
+    DeviceIndex device;
     bool poison_free_pages = false;  // fill free pages with NaN; host memory only
   };
 
-  // `base` is the pool's memory and `source` hands out parts of it; both outlive the allocator,
-  // which gives all slabs back when destroyed.
+  // `base` is the pool's memory and `source` hands out parts of it; these and `quota` outlive the
+  // allocator, which gives all slabs back when destroyed.
   PageAllocator(const CacheGeometry& geometry, std::byte* base, SlabSource& source,
-                const Options& options);
+                PageQuota& quota, const Options& options);
   ~PageAllocator();
   PageAllocator(const PageAllocator&) = delete;
   PageAllocator& operator=(const PageAllocator&) = delete;
@@ -81,6 +87,9 @@ class PageAllocator {
   // Gives an empty slab up, unless its pages are promised.
   std::optional<SuperblockRun> GiveBackEmptySlab();
   int64_t reclaimable_superblocks() const;
+  // Those that Promise could still give as far as the pool goes: at most this many, since
+  // superblocks that are not in one piece count as well.
+  PageCount available() const;
 
   uint32_t refcount(PageId page) const { return pages_[page.value()].refcount; }
   // How often the page was freed: tells a reused page from the one that was known before.
@@ -89,10 +98,8 @@ class PageAllocator {
   uint64_t OffsetBytes(PageId page) const;
   PageCopy Copy(PageId from, PageId to) const;
 
+  DeviceIndex device() const { return options_.device; }
   const SlabLayout& layout() const { return layout_; }
-  PageCount quota() const { return options_.quota; }
-  // A quota below what is in use stops growth and takes nothing away.
-  void set_quota(PageCount quota) { options_.quota = quota; }
   PageCount used() const { return used_; }
   PageCount free() const { return free_; }
   PageCount promised() const { return promised_; }
@@ -138,7 +145,8 @@ class PageAllocator {
   const int32_t num_layers_;
   std::byte* const base_;
   SlabSource& source_;
-  Options options_;
+  PageQuota& quota_;
+  const Options options_;
 
   std::vector<Slab> slabs_;
   std::vector<Page> pages_;  // pages_per_slab for each slot of slabs_

@@ -75,6 +75,7 @@ class PageLease {
  public:
   // What the launch needs to know. All pointers are into the pool.
   struct View {
+    DeviceIndex device{};             // whose pool it is
     std::byte* layer_base = nullptr;  // the pool's base plus the layer's stride times its index
     CacheGeometry geometry{};
     SlabLayout layout{};

@@ -10,21 +10,23 @@
 
 namespace attnd {
 
-Sequence::Sequence(SessionId session, Cache& cache, std::string client_state)
+Sequence::Sequence(SessionId session, Cache& cache, DeviceIndex device, std::string client_state)
     : session_(session),
       cache_(cache),
+      place_(cache.on(device)),
       layers_(static_cast<size_t>(cache.geometry.num_layers)),
-      pages_(cache.pages),
+      pages_(place_.pages),
       client_state_version_(client_state.empty() ? 0 : 1) {
   client_state_ = std::make_shared<const std::string>(std::move(client_state));
-  ++cache_.num_sequences;
+  ++place_.num_sequences;
 }
 
 Sequence::Sequence(const Sequence& parent, TokenCount length)
     : session_(parent.session_),
       cache_(parent.cache_),
+      place_(parent.place_),
       layers_(parent.layers_.size()),
-      pages_(parent.cache_.pages),
+      pages_(place_.pages),
       client_state_(parent.client_state_),
       client_state_version_(parent.client_state_version_) {
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -32,10 +34,10 @@ Sequence::Sequence(const Sequence& parent, TokenCount length)
     max_length_ = std::max(max_length_, layers_[i].length);
   }
   pages_.ShareFrom(parent.pages_, PagesOf(TokenCount(0), max_length_).end);
-  ++cache_.num_sequences;
+  ++place_.num_sequences;
 }
 
-Sequence::~Sequence() { --cache_.num_sequences; }
+Sequence::~Sequence() { --place_.num_sequences; }
 
 absl::Status Sequence::CheckRange(const LayerAccess& access) const {
   if (access.layer.value() >= layers_.size()) {

@@ -37,8 +37,8 @@ class Sequence {
     TokenCount num_tokens;
   };
 
-  // `cache` outlives the sequence, which counts itself there.
-  Sequence(SessionId session, Cache& cache, std::string client_state);
+  // On one device for life. `cache` outlives the sequence, which counts itself there.
+  Sequence(SessionId session, Cache& cache, DeviceIndex device, std::string client_state);
   // A fork: shares the pages of the parent's first `length` tokens.
   Sequence(const Sequence& parent, TokenCount length);
   ~Sequence();
@@ -47,6 +47,7 @@ class Sequence {
 
   SessionId session() const { return session_; }
   Cache& cache() const { return cache_; }
+  DeviceIndex device() const { return place_.pages.device(); }
   const std::vector<Layer>& layers() const { return layers_; }
   TokenCount max_length() const { return max_length_; }
   SequencePages& pages() { return pages_; }
@@ -85,6 +86,7 @@ class Sequence {
 
   const SessionId session_;
   Cache& cache_;
+  CacheOnDevice& place_;
   std::vector<Layer> layers_;  // [num_layers]
   TokenCount max_length_;      // over the layers
   TokenCount reserved_end_;    // the longest layer once all queued items have run

@@ -43,6 +43,12 @@ uint64_t RandomBoot() {
   return static_cast<uint64_t>(random()) << 32 | random();
 }
 
+std::vector<Device*> DevicesOf(const Platform& platform) {
+  std::vector<Device*> devices;
+  for (const PlatformDevice& one : platform.devices) devices.push_back(one.device.get());
+  return devices;
+}
+
 // Readers see the whole file or none.
 absl::Status WriteFileAtomically(const std::string& path, const std::string& content) {
   const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
@@ -66,7 +72,7 @@ class Server::Impl {
   Impl(const Options& options, Platform platform)
       : options_(options),
         platform_(std::move(platform)),
-        staging_(*platform_.devices.front().device, options.max_staging_bytes) {}
+        staging_(DevicesOf(platform_), options.max_staging_bytes) {}
   ~Impl();
 
   absl::Status Start();
@@ -94,10 +100,10 @@ class Server::Impl {
   const Clock& clock_ = Clock::Real();
   Metrics metrics_;
   Platform platform_;
-  Buffer pool_;
+  std::vector<Buffer> pools_;  // one for each device
   Staging staging_;
   std::optional<KvCache> cache_;
-  std::optional<Engine> engine_;
+  std::vector<std::unique_ptr<Engine>> engines_;  // one for each device
   std::optional<Scheduler> scheduler_;
   std::optional<Admission> admission_;
   std::optional<ServiceContext> context_;
@@ -146,18 +152,24 @@ absl::StatusOr<Buffer> Server::Impl::AllocatePool(Device& device, Bytes size) co
 }
 
 absl::Status Server::Impl::BuildCore() {
-  const auto& [device, backend] = platform_.devices.front();
-  const DeviceInfo& info = device->info();
-  const Bytes pool_bytes = options_.PoolBytes(info.total_memory, info.host_memory);
-  ATTND_ASSIGN_OR_RETURN(pool_, AllocatePool(*device, pool_bytes));
-  cache_.emplace(std::span<std::byte>(pool_.data(), pool_bytes.value()),
+  std::vector<std::span<std::byte>> pools;
+  std::vector<Engine*> engines;
+  for (const auto& [device, backend] : platform_.devices) {
+    const DeviceInfo& info = device->info();
+    const Bytes pool_bytes = options_.PoolBytes(info.total_memory, info.host_memory);
+    ATTND_ASSIGN_OR_RETURN(Buffer pool, AllocatePool(*device, pool_bytes));
+    pools.emplace_back(pool.data(), pool.size().value());
+    pools_.push_back(std::move(pool));
+    engines_.push_back(std::make_unique<Engine>(*backend, *device));
+    ATTND_RETURN_IF_ERROR(engines_.back()->Init());
+    engines.push_back(engines_.back().get());
+  }
+  cache_.emplace(pools,
                  KvCache::Options{.boot = RandomBoot(),
                                   .default_lease = options_.default_lease,
                                   .max_lease = options_.max_lease},
                  clock_);
-  engine_.emplace(*backend, *device);
-  ATTND_RETURN_IF_ERROR(engine_->Init());
-  scheduler_.emplace(*cache_, *engine_, metrics_, clock_,
+  scheduler_.emplace(*cache_, engines, metrics_, clock_,
                      Scheduler::Options{.max_batch_items = options_.max_batch_items,
                                         .max_batch_tokens = options_.max_batch_tokens,
                                         .max_linger = options_.max_linger});
@@ -174,7 +186,7 @@ void Server::Impl::BuildContext() {
       .admission = *admission_,
       .scheduler = *scheduler_,
       .backend = *platform_.devices.front().backend,
-      .device = *platform_.devices.front().device,
+      .devices = platform_.devices,
       .staging = staging_,
       .metrics = metrics_,
       .clock = clock_,
@@ -293,8 +305,7 @@ void Server::Impl::Watch() {
     }
     if (const absl::Status device = scheduler_->device_status(); device_ok && !device.ok()) {
       device_ok = false;
-      spdlog::error("the device has failed, not serving any more: {}",
-                    std::string(device.message()));
+      spdlog::error("a device has failed, not serving any more: {}", std::string(device.message()));
       UpdateHealth();
     }
     if (options_.integrity_check_interval > Duration::zero() && clock_.Now() >= next_check) {

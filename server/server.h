@@ -4,8 +4,8 @@
 //
 // Order of destruction, the reverse of construction: listeners and the metrics port stop first, so
 // that nothing new comes in; then the gRPC services, admission, the scheduler (which waits for what
-// is launched), the engine, the KV cache, the pool's memory, the backend, the device, and last the
-// metrics that all of them write to.
+// is launched), the engines, the KV cache, the pools' memory, the backends and devices, and last
+// the metrics that all of them write to.
 //
 //   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options, std::move(platform));
 //   (*server)->Drain(std::chrono::seconds(10));

@@ -67,6 +67,8 @@ using PageId = StrongInt<struct PageIdTag, uint32_t>;
 using PageCount = StrongInt<struct PageCountTag, int64_t>;
 using TokenCount = StrongInt<struct TokenCountTag, int64_t>;
 using Bytes = StrongInt<struct BytesTag, uint64_t>;
+// The index of a device among those that the daemon uses, from zero.
+using DeviceIndex = StrongInt<struct DeviceIndexTag, uint32_t>;
 // The index of a layer of a model, from zero.
 using LayerIndex = StrongInt<struct LayerIndexTag, uint32_t>;
 

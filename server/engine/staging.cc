@@ -61,8 +61,10 @@ constexpr uint64_t kPinnedSlabBytes = 1u << 20;
 
 class StagingBuffer::Pool {
  public:
-  Pool(Device& device, Bytes limit)
-      : device_(device), pinned_(!device.info().host_memory), limit_(limit.value()) {}
+  Pool(std::vector<Device*> devices, Bytes limit)
+      : devices_(std::move(devices)),
+        pinned_(!devices_.front()->info().host_memory),
+        limit_(limit.value()) {}
 
   absl::StatusOr<Buffer> Take(uint64_t bytes, int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
     const uint64_t capacity = CapacityOf(bytes, size_class);
@@ -80,8 +82,8 @@ class StagingBuffer::Pool {
       DropBeyondLimit(dropped);
     }
     dropped.clear();
-    absl::StatusOr<Buffer> memory = CutFromSlab(size_class) ? TakeFromNewSlab(size_class)
-                                                            : device_.AllocateHost(Bytes(capacity));
+    absl::StatusOr<Buffer> memory =
+        CutFromSlab(size_class) ? TakeFromNewSlab(size_class) : AllocateHost(capacity);
     if (memory.ok()) return memory;
     MutexLock lock(mu_);
     in_use_ -= capacity;
@@ -119,10 +121,20 @@ class StagingBuffer::Pool {
     return pinned_ && size_class != kUnpooled && ClassCapacity(size_class) <= kPinnedSlabBytes / 2;
   }
 
+  // From the first device that works.
+  absl::StatusOr<Buffer> AllocateHost(uint64_t bytes) {
+    absl::StatusOr<Buffer> memory = devices_.front()->AllocateHost(Bytes(bytes));
+    for (size_t i = 1; i < devices_.size() && !memory.ok(); ++i) {
+      if (absl::IsResourceExhausted(memory.status())) break;
+      memory = devices_[i]->AllocateHost(Bytes(bytes));
+    }
+    return memory;
+  }
+
   // One buffer for the caller, the others for whoever comes next. Slabs stay for good: they are
   // small against what large buffers take.
   absl::StatusOr<Buffer> TakeFromNewSlab(int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::StatusOr<Buffer> slab = device_.AllocateHost(Bytes(kPinnedSlabBytes));
+    absl::StatusOr<Buffer> slab = AllocateHost(kPinnedSlabBytes);
     if (!slab.ok()) return slab;
     const uint64_t capacity = ClassCapacity(size_class);
     const auto part = [&](uint64_t offset) {
@@ -152,7 +164,7 @@ class StagingBuffer::Pool {
     }
   }
 
-  Device& device_;  // of Take alone: buffers come back when it may be gone
+  const std::vector<Device*> devices_;  // of Take alone: buffers come back when they may be gone
   const bool pinned_;
   const uint64_t limit_;
   mutable Mutex mu_;
@@ -179,8 +191,8 @@ void StagingBuffer::Release() {
   pool_.reset();
 }
 
-Staging::Staging(Device& device, Bytes limit)
-    : pool_(std::make_shared<StagingBuffer::Pool>(device, limit)) {}
+Staging::Staging(std::vector<Device*> devices, Bytes limit)
+    : pool_(std::make_shared<StagingBuffer::Pool>(std::move(devices), limit)) {}
 Staging::~Staging() = default;
 
 absl::StatusOr<StagingBuffer> Staging::Allocate(Bytes size) {

@@ -8,13 +8,14 @@
 // bounded in total, and come back when destroyed, from any thread. Contents are undefined at first.
 // Thread-safe.
 //
-//   Staging staging(device, Bytes(2 << 30));
+//   Staging staging({&device}, Bytes(2 << 30));
 //   absl::StatusOr<StagingBuffer> buffer = staging.Allocate(Bytes(1 << 20));
 #pragma once
 
 #include <cstddef>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend/device.h"
@@ -51,9 +52,9 @@ class StagingBuffer {
 
 class Staging {
  public:
-  // At most `limit` bytes are handed out at a time; some are kept for reuse. `device` outlives the
-  // Staging, not the buffers.
-  Staging(Device& device, Bytes limit);
+  // At most `limit` bytes are handed out at a time; some are kept for reuse. `devices`, all of one
+  // kind, outlive the Staging, not the buffers; any of them gives memory for all.
+  Staging(std::vector<Device*> devices, Bytes limit);
   ~Staging();
 
   // RESOURCE_EXHAUSTED says how much was asked, is in use and is the limit. Size 0 gives an empty

@@ -25,6 +25,8 @@ struct WorkItem {
 
   // Absent for a dense item.
   std::optional<LayerAccess> access;
+  // Where it runs: the sequence's device; of a dense item whichever the scheduler chooses.
+  DeviceIndex device;
 
   // [query_len, heads, dim], dense; null where the item has none. For a dense item k and v hold all
   // kv_len keys, for a cached one the query_len new ones.

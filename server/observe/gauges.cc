@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -58,18 +59,36 @@ MetricFamily Pages(const KvCacheStats& stats) {
 
 MetricFamily PoolBytes(const KvCacheStats& stats) {
   MetricFamily family =
-      Family("attnd_pool_bytes", "Bytes of the KV pool, by use.", MetricType::Gauge);
-  const double free = static_cast<double>(stats.pool_free_bytes.value());
-  Add(family, static_cast<double>(stats.pool_bytes.value()) - free, {{"use", "slabs"}});
-  Add(family, free, {{"use", "free"}});
+      Family("attnd_pool_bytes", "Bytes of each device's KV pool, by use.", MetricType::Gauge);
+  for (size_t i = 0; i < stats.pools.size(); ++i) {
+    const PoolStats& pool = stats.pools[i];
+    const std::string device = std::to_string(i);
+    const double free = static_cast<double>(pool.free_bytes.value());
+    Add(family, static_cast<double>(pool.bytes.value()) - free,
+        {{"device", device}, {"use", "slabs"}});
+    Add(family, free, {{"device", device}, {"use", "free"}});
+  }
+  return family;
+}
+
+MetricFamily Devices(const KvCacheStats& stats) {
+  MetricFamily family = Family("attnd_devices", "Devices, by state.", MetricType::Gauge);
+  const auto failed = std::count_if(stats.pools.begin(), stats.pools.end(),
+                                    [](const PoolStats& pool) { return !pool.failure.empty(); });
+  Add(family, static_cast<double>(stats.pools.size()) - static_cast<double>(failed),
+      {{"state", "ok"}});
+  Add(family, static_cast<double>(failed), {{"state", "failed"}});
   return family;
 }
 
 double Fragmentation(const KvCacheStats& stats) {
   const double free = static_cast<double>(stats.pool_free_bytes.value());
   if (free <= 0) return 0;
-  const double largest = static_cast<double>(stats.largest_free_run_superblocks) *
-                         static_cast<double>(kSuperblockBytes.value());
+  double largest = 0;
+  for (const PoolStats& pool : stats.pools) {
+    largest += static_cast<double>(pool.largest_free_run_superblocks) *
+               static_cast<double>(kSuperblockBytes.value());
+  }
   return 1.0 - largest / free;
 }
 
@@ -96,6 +115,7 @@ std::vector<MetricFamily> CollectGauges(const GaugeSample& sample) {
   std::vector<MetricFamily> families;
   families.push_back(Pages(cache));
   families.push_back(PoolBytes(cache));
+  families.push_back(Devices(cache));
   const auto gauge = [&](const char* name, const char* help, double value) {
     families.push_back(Single(name, help, value));
   };
@@ -103,7 +123,7 @@ std::vector<MetricFamily> CollectGauges(const GaugeSample& sample) {
     families.push_back(Single(name, help, static_cast<double>(value), MetricType::Counter));
   };
   gauge("attnd_pool_fragmentation_ratio",
-        "Share of the pool's free bytes that lies outside its largest free run.",
+        "Share of the pools' free bytes that lies outside the largest free run of each.",
         Fragmentation(cache));
   gauge("attnd_sessions", "Open sessions.", static_cast<double>(cache.num_sessions));
   gauge("attnd_sequences", "Sequences.", static_cast<double>(cache.num_sequences));

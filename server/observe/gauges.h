@@ -4,8 +4,9 @@
 // kept up to date in between and a closed cache leaves no series behind.
 //
 //   attnd_pages{cache,state="used|free|reserved"}  pages of the cache's slabs; the states add up
-//   attnd_pool_bytes{use="slabs|free"}             adds up to the pool
-//   attnd_pool_fragmentation_ratio                 free bytes outside the largest free run, 0 to 1
+//   attnd_pool_bytes{device="0",use="slabs|free"}  adds up to the pools
+//   attnd_pool_fragmentation_ratio                 free bytes outside the largest free runs, 0 to 1
+//   attnd_devices{state="ok|failed"}               adds up to the devices
 //   attnd_sessions, attnd_sequences, attnd_queue_items, attnd_queue_tokens, attnd_launched_items
 //   attnd_staging_bytes                            tensors between socket and kernel
 //   attnd_pages_copied_total, attnd_slabs_moved_total   counters that the cache keeps

@@ -91,13 +91,22 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetStats(grpc::CallbackServerContext
   response->set_version(context_.version);
   response->set_uptime_seconds(std::chrono::duration<double>(uptime).count());
   response->set_backend(context_.backend.capabilities().backend);
-  response->set_device(context_.device.info().name);
+  response->set_device(context_.devices.front().device->info().name);
   response->set_draining(context_.admission.draining());
   response->set_resident_bytes(ResidentBytes());
 
   const KvCacheStats cache = context_.cache.Stats();
   response->set_pool_bytes(cache.pool_bytes.value());
   response->set_pool_free_bytes(cache.pool_free_bytes.value());
+  for (size_t i = 0; i < cache.pools.size(); ++i) {
+    const PoolStats& pool = cache.pools[i];
+    v1::DeviceStats& device = *response->add_devices();
+    device.set_name(context_.devices[i].device->info().name);
+    device.set_pool_bytes(pool.bytes.value());
+    device.set_pool_free_bytes(pool.free_bytes.value());
+    device.set_sequences(pool.num_sequences);
+    device.set_failure(pool.failure);
+  }
   for (const CacheInfo& info : cache.caches) ToProto(info, *response->add_caches());
   response->set_sessions(cache.num_sessions);
   response->set_sequences(cache.num_sequences);

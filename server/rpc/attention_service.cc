@@ -55,7 +55,7 @@ grpc::ServerUnaryReactor* AttentionServiceImpl::GetCapabilities(
   response->set_version(context_.version);
   response->set_backend(capabilities.backend);
   response->set_isa(capabilities.isa);
-  response->set_device(context_.device.info().name);
+  response->set_device(context_.devices.front().device->info().name);
   for (const auto& [q, kv] : capabilities.dtypes) {
     v1::DTypePair& pair = *response->add_dtypes();
     pair.set_q(ToProto(q));

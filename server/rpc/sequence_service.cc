@@ -97,7 +97,7 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
   grpc::ServerUnaryReactor* WhenQuiet(grpc::CallbackServerContext* call, absl::Status status,
                                       SessionRef by, SequenceId sequence,
                                       std::function<absl::Status()> operation) {
-    if (status.ok()) status = context_.cache.GeometryOf(by, sequence).status();
+    if (status.ok()) status = context_.cache.PlaceOf(by, sequence).status();
     if (!status.ok()) return ReplyNow(call, status);
     const Reply reply(call);
     context_.scheduler.WhenQuiet(

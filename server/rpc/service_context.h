@@ -7,10 +7,11 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 
 #include "kernels/backend/attention_backend.h"
-#include "kernels/backend/device.h"
+#include "kernels/backend/plugin.h"
 #include "kernels/base/clock.h"
 #include "kv_cache/kv_cache.h"
 #include "server/admission/admission.h"
@@ -25,8 +26,8 @@ struct ServiceContext {
   KvCache& cache;
   Admission& admission;
   Scheduler& scheduler;
-  const AttentionBackend& backend;
-  const Device& device;
+  const AttentionBackend& backend;  // any device's: all are of one kind
+  std::span<const PlatformDevice> devices;
   Staging& staging;
   Metrics& metrics;
   const Clock& clock;

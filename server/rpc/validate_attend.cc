@@ -60,7 +60,7 @@ class AttendValidator {
  private:
   // Positions and the step.
   absl::Status CheckAccess(int index, bool write, int64_t rows, LayerAccess& access) const;
-  absl::Status FindGeometry(int index);
+  absl::Status FindPlace(int index);
 
   const v1::AttendRequest& request_;
   const SessionRef by_;
@@ -69,20 +69,20 @@ class AttendValidator {
   PreparedBatch& batch_;
   // Of the item before: a request often has many layers of one sequence.
   SequenceId sequence_;
-  CacheGeometry geometry_;
+  SequencePlace place_;
 };
 
-absl::Status AttendValidator::FindGeometry(int index) {
+absl::Status AttendValidator::FindPlace(int index) {
   const v1::AttendItem& item = request_.items(index);
   if (!item.has_sequence()) return InvalidField({index, "sequence"}, "is missing");
   const SequenceId sequence = FromProto<SequenceId>(item.sequence());
   if (sequence != sequence_ || sequence == SequenceId()) {
-    ATTND_ASSIGN_OR_RETURN(geometry_, context_.cache.GeometryOf(by_, sequence));
+    ATTND_ASSIGN_OR_RETURN(place_, context_.cache.PlaceOf(by_, sequence));
     sequence_ = sequence;
   }
-  if (item.layer() < 0 || item.layer() >= geometry_.num_layers) {
-    return InvalidField({index, "layer"},
-                        absl::StrCat(item.layer(), ", expected 0 to ", geometry_.num_layers - 1));
+  if (item.layer() < 0 || item.layer() >= place_.geometry.num_layers) {
+    return InvalidField({index, "layer"}, absl::StrCat(item.layer(), ", expected 0 to ",
+                                                       place_.geometry.num_layers - 1));
   }
   return absl::OkStatus();
 }
@@ -129,7 +129,7 @@ absl::Status AttendValidator::CheckAccess(int index, bool write, int64_t rows,
 
 absl::Status AttendValidator::AddItem(int index) {
   const v1::AttendItem& item = request_.items(index);
-  ATTND_RETURN_IF_ERROR(FindGeometry(index));
+  ATTND_RETURN_IF_ERROR(FindPlace(index));
   const bool has_q = item.has_q();
   const bool write = item.has_k() || item.has_v();
   if (!has_q && !write) return InvalidField({index, ""}, "has neither q nor k and v");
@@ -145,8 +145,9 @@ absl::Status AttendValidator::AddItem(int index) {
   ATTND_ASSIGN_OR_RETURN(const DType dtype, CheckFloatDType(leading, leading_name));
   ATTND_ASSIGN_OR_RETURN(const int64_t rows,
                          CheckRows(leading, leading_name, 3, has_q ? kQDims : kKDims));
-  const int64_t query_heads = geometry_.num_query_heads, kv_heads = geometry_.num_kv_heads;
-  const int64_t dim_k = geometry_.head_dim_k, dim_v = geometry_.head_dim_v;
+  const int64_t query_heads = place_.geometry.num_query_heads,
+                kv_heads = place_.geometry.num_kv_heads;
+  const int64_t dim_k = place_.geometry.head_dim_k, dim_v = place_.geometry.head_dim_v;
   const v1::DType wire_dtype = leading.dtype();
 
   // Everything is checked before anything is placed: a refused item takes no room.
@@ -173,16 +174,17 @@ absl::Status AttendValidator::AddItem(int index) {
   }
   WorkItem work;
   work.key = KernelKey{.q_dtype = dtype,
-                       .kv_dtype = geometry_.kv_dtype,
-                       .head_dim_k = geometry_.head_dim_k,
-                       .head_dim_v = geometry_.head_dim_v,
+                       .kv_dtype = place_.geometry.kv_dtype,
+                       .head_dim_k = place_.geometry.head_dim_k,
+                       .head_dim_v = place_.geometry.head_dim_v,
                        .features = scores.features};
   ATTND_RETURN_IF_ERROR(CheckBackendSupports(context_.backend, work.key, {index, ""}));
 
   ItemOffsets offsets;
-  work.num_query_heads = geometry_.num_query_heads;
-  work.num_kv_heads = geometry_.num_kv_heads;
+  work.num_query_heads = place_.geometry.num_query_heads;
+  work.num_kv_heads = place_.geometry.num_kv_heads;
   work.access = access;
+  work.device = place_.device;
   work.query_len = rows;
   if (has_q) {
     offsets.q = batch_.input.Place(q, SizeOf(dtype));

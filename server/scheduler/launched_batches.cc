@@ -35,10 +35,14 @@ LaunchRecord LaunchedBatch::Record() const {
   return record;
 }
 
-LaunchedBatches::LaunchedBatches(KvCache& cache, Engine& engine, int64_t max_in_flight)
-    : cache_(cache), engine_(engine), max_in_flight_(std::max<int64_t>(max_in_flight, 1)) {}
+LaunchedBatches::LaunchedBatches(KvCache& cache, std::span<Engine* const> engines,
+                                 int64_t max_in_flight)
+    : cache_(cache),
+      engines_(engines.begin(), engines.end()),
+      num_in_flight_(engines.size()),
+      max_in_flight_(std::max<int64_t>(max_in_flight, 1)) {}
 
-LaunchedBatch& LaunchedBatches::New(MonotonicTime now) {
+LaunchedBatch& LaunchedBatches::New(DeviceIndex device, MonotonicTime now) {
   std::unique_ptr<LaunchedBatch> batch;
   if (free_.empty()) {
     batch = std::make_unique<LaunchedBatch>();
@@ -47,6 +51,8 @@ LaunchedBatch& LaunchedBatches::New(MonotonicTime now) {
     free_.pop_back();
   }
   batch->number = next_number_++;
+  batch->device = device;
+  ++num_in_flight_[device.value()];
   batch->launched = now;
   in_flight_.push_back(std::move(batch));
   return *in_flight_.back();
@@ -71,7 +77,7 @@ absl::Status LaunchedBatches::Launch(LaunchedBatch& batch) {
     const WorkItem& work = batch.nodes[i]->request->work(*batch.nodes[i]);
     batch.items.push_back({.work = &work, .lease = work.access ? &batch.leases[i] : nullptr});
   }
-  ATTND_ASSIGN_OR_RETURN(batch.event, engine_.Launch(batch.items));
+  ATTND_ASSIGN_OR_RETURN(batch.event, engines_[batch.device.value()]->Launch(batch.items));
   return absl::OkStatus();
 }
 
@@ -85,6 +91,7 @@ LaunchedBatch& LaunchedBatches::Find(uint64_t number) {
 void LaunchedBatches::Recycle(LaunchedBatch& batch) {
   const auto found = std::find_if(in_flight_.begin(), in_flight_.end(),
                                   [&](const auto& owned) { return owned.get() == &batch; });
+  --num_in_flight_[batch.device.value()];
   batch.nodes.clear();
   batch.leases.clear();
   batch.items.clear();

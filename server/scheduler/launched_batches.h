@@ -2,16 +2,18 @@
 //
 // Batches from their pins to the end of their launch: page leases, launch parameters, event.
 //
-// Holds a bounded number in flight and reuses their memory. Knows neither the queue's order nor
-// what becomes of a finished item; see scheduler_loop.h. One thread, the scheduler's.
+// Holds a bounded number in flight on each device and reuses their memory. Knows neither the
+// queue's order nor what becomes of a finished item; see scheduler_loop.h. One thread, the
+// scheduler's.
 //
-//   LaunchedBatch& batch = batches.New(now);
+//   LaunchedBatch& batch = batches.New(device, now);
 //   absl::Status pinned = batches.Pin(batch, node);   // an item that fails is not part of the
 //   batch absl::StatusOr<bool> done = batches.Launch(batch);
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,6 +28,7 @@ namespace attnd {
 
 struct LaunchedBatch {
   uint64_t number = 0;
+  DeviceIndex device;
   MonotonicTime launched;
   std::vector<QueueNode*> nodes;
   std::vector<PageLease> leases;  // one per node, an empty one for a dense item
@@ -39,12 +42,14 @@ struct LaunchedBatch {
 
 class LaunchedBatches {
  public:
-  LaunchedBatches(KvCache& cache, Engine& engine, int64_t max_in_flight);
+  // One engine for each device.
+  LaunchedBatches(KvCache& cache, std::span<Engine* const> engines, int64_t max_in_flight);
 
-  bool full() const { return static_cast<int64_t>(in_flight_.size()) >= max_in_flight_; }
+  int64_t num_in_flight(DeviceIndex device) const { return num_in_flight_[device.value()]; }
+  bool full(DeviceIndex device) const { return num_in_flight(device) >= max_in_flight_; }
   const std::vector<std::unique_ptr<LaunchedBatch>>& in_flight() const { return in_flight_; }
 
-  LaunchedBatch& New(MonotonicTime now);
+  LaunchedBatch& New(DeviceIndex device, MonotonicTime now);
   absl::Status Pin(LaunchedBatch& batch, QueueNode& node);
   // OK with the batch's event set. An error means that the device is lost.
   absl::Status Launch(LaunchedBatch& batch);
@@ -54,7 +59,8 @@ class LaunchedBatches {
 
  private:
   KvCache& cache_;
-  Engine& engine_;
+  const std::vector<Engine*> engines_;  // by DeviceIndex
+  std::vector<int64_t> num_in_flight_;  // by DeviceIndex
   const int64_t max_in_flight_;
   uint64_t next_number_ = 0;
   std::vector<std::unique_ptr<LaunchedBatch>> in_flight_;  // oldest first

@@ -25,7 +25,11 @@ std::unique_ptr<T> TakeFree(std::vector<std::unique_ptr<T>>& free) {
 
 }  // namespace
 
-RequestQueue::RequestQueue() = default;
+RequestQueue::RequestQueue(size_t num_devices) : devices_(num_devices) {
+  for (size_t i = 0; i < num_devices; ++i) {
+    devices_[i].dense.device = DeviceIndex(static_cast<uint32_t>(i));
+  }
+}
 
 RequestQueue::~RequestQueue() {
   for (auto& [id, sequence] : sequences_) {
@@ -66,7 +70,10 @@ ActiveRequest& RequestQueue::Add(RequestId id, std::unique_ptr<Request> request)
     node.request = &active;
     node.index = static_cast<uint32_t>(i);
     node.state = QueueNode::State::kQueued;
-    Append(work.access ? QueueOf(work.access->sequence) : dense_, node);
+    SequenceQueue& queue =
+        work.access ? QueueOf(work.access->sequence) : devices_[work.device.value()].dense;
+    queue.device = work.device;
+    Append(queue, node);
     ++active.unfinished;
   }
   num_queued_ += active.unfinished;
@@ -155,7 +162,7 @@ SequenceQueue& RequestQueue::QueueOf(const std::optional<SequenceId>& sequence) 
   auto [found, inserted] = sequences_.try_emplace(*sequence);
   if (inserted) {
     found->second = TakeFree(free_sequences_);
-    *found->second = SequenceQueue{.id = sequence};
+    *found->second = SequenceQueue{.id = sequence, .device = {}};
   }
   return *found->second;
 }
@@ -210,19 +217,20 @@ void RequestQueue::Update(SequenceQueue& sequence) {
 }
 
 void RequestQueue::ShowHead(SequenceQueue& sequence, const QueuedItem* head) {
+  auto& [heads, owners, dense] = devices_[sequence.device.value()];
   if (head != nullptr && sequence.head_index >= 0) {
-    heads_[sequence.head_index] = head;
+    heads[static_cast<size_t>(sequence.head_index)] = head;
   } else if (head != nullptr) {
-    sequence.head_index = static_cast<int32_t>(heads_.size());
-    heads_.push_back(head);
-    head_owners_.push_back(&sequence);
+    sequence.head_index = static_cast<int32_t>(heads.size());
+    heads.push_back(head);
+    owners.push_back(&sequence);
   } else if (sequence.head_index >= 0) {
     const size_t index = static_cast<size_t>(std::exchange(sequence.head_index, -1));
-    heads_[index] = heads_.back();
-    head_owners_[index] = head_owners_.back();
-    head_owners_[index]->head_index = static_cast<int32_t>(index);
-    heads_.pop_back();
-    head_owners_.pop_back();
+    heads[index] = heads.back();
+    owners[index] = owners.back();
+    owners[index]->head_index = static_cast<int32_t>(index);
+    heads.pop_back();
+    owners.pop_back();
     // The removed one may have been the last itself.
     sequence.head_index = -1;
   }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // All requests that the scheduler holds: one queue of items and operations per sequence, the
-// operations that have become runnable, and what is launched.
+// operations that have become runnable, and what is launched. Batches are made for one device, so
+// what may go next is shown for each.
 //
 // An item is queued, then launched or not, then finished. An operation at the head of its
 // sequence's queue becomes runnable once none of the sequence's items is launched; whatever was
@@ -10,7 +11,7 @@
 // Not thread-safe: the scheduler's thread owns it.
 //
 //   ActiveRequest& request = queue.Add(id, std::move(r));
-//   DecideBatch(queue.heads(), ...);
+//   DecideBatch(queue.heads(device), ...);
 //   queue.MarkLaunched(item); ... queue.MarkFinished(item);
 //   if (request.unfinished == 0) std::unique_ptr<Request> r = queue.Remove(request);
 #pragma once
@@ -56,8 +57,9 @@ struct SequenceQueue {
   std::optional<SequenceId> id;  // none: the dense items
   QueueNode* head = nullptr;
   QueueNode* tail = nullptr;
+  DeviceIndex device;  // of its items; of no meaning while it has none
   int64_t launched = 0;
-  int32_t head_index = -1;  // in RequestQueue::heads_, -1 where the head is no item
+  int32_t head_index = -1;  // in its device's heads, -1 where the head is no item
   bool runnable = false;    // its head is an operation that may run
 };
 
@@ -76,7 +78,7 @@ struct ActiveRequest {
 
 class RequestQueue {
  public:
-  RequestQueue();
+  explicit RequestQueue(size_t num_devices = 1);
   ~RequestQueue();
   RequestQueue(const RequestQueue&) = delete;
   RequestQueue& operator=(const RequestQueue&) = delete;
@@ -87,7 +89,9 @@ class RequestQueue {
   void AddOperation(SequenceId sequence, absl::AnyInvocable<void()> run);
 
   // For the batch policy.
-  std::span<const QueuedItem* const> heads() const { return heads_; }
+  std::span<const QueuedItem* const> heads(DeviceIndex device = DeviceIndex()) const {
+    return devices_[device.value()].heads;
+  }
 
   QueueNode& NodeOf(const QueuedItem& head_or_next);
 
@@ -124,11 +128,13 @@ class RequestQueue {
   int64_t num_queued_ = 0;
   MonotonicTime earliest_deadline_ = kNoDeadline;
 
-  std::vector<const QueuedItem*> heads_;
-  std::vector<SequenceQueue*> head_owners_;  // parallel to heads_
-  std::vector<SequenceQueue*> runnable_;     // in the order in which they became so
-
-  SequenceQueue dense_;
+  struct OnDevice {
+    std::vector<const QueuedItem*> heads;
+    std::vector<SequenceQueue*> owners;  // parallel to heads
+    SequenceQueue dense;
+  };
+  std::vector<OnDevice> devices_;         // by DeviceIndex; never resized
+  std::vector<SequenceQueue*> runnable_;  // in the order in which they became so
   absl::flat_hash_map<SequenceId, std::unique_ptr<SequenceQueue>> sequences_;
   std::vector<std::unique_ptr<SequenceQueue>> free_sequences_;
 

@@ -10,16 +10,17 @@ namespace attnd {
 
 class Scheduler::Impl {
  public:
-  Impl(KvCache& cache, Engine& engine, Metrics& metrics, const Clock& clock, const Options& options)
-      : loop(cache, engine, metrics, clock, options) {}
+  Impl(KvCache& cache, std::span<Engine* const> engines, Metrics& metrics, const Clock& clock,
+       const Options& options)
+      : loop(cache, engines, metrics, clock, options) {}
 
   std::atomic<uint64_t> last_id = 0;
   SchedulerLoop loop;
 };
 
-Scheduler::Scheduler(KvCache& cache, Engine& engine, Metrics& metrics, const Clock& clock,
-                     const Options& options)
-    : impl_(std::make_unique<Impl>(cache, engine, metrics, clock, options)) {}
+Scheduler::Scheduler(KvCache& cache, std::span<Engine* const> engines, Metrics& metrics,
+                     const Clock& clock, const Options& options)
+    : impl_(std::make_unique<Impl>(cache, engines, metrics, clock, options)) {}
 
 Scheduler::~Scheduler() = default;
 

@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -35,7 +36,7 @@ class Scheduler {
     // How long the oldest item may wait for others to share its launch. Zero: never waits; batches
     // then form by themselves while the device is busy.
     Duration max_linger{};
-    // Launches that an asynchronous device may have queued at a time: the next batch is prepared
+    // Launches that each asynchronous device may have queued at a time: the next batch is prepared
     // while one runs. A synchronous device always has one.
     int64_t max_launches_in_flight = 2;
     Duration lease_check_interval = std::chrono::seconds(1);  // zero: leases never end
@@ -44,8 +45,9 @@ class Scheduler {
     Duration max_spin = std::chrono::microseconds(20);
   };
 
-  // Borrows everything; see server.h for the order of destruction.
-  Scheduler(KvCache& cache, Engine& engine, Metrics& metrics, const Clock& clock,
+  // One engine for each of the cache's devices. Borrows everything; see server.h for the order of
+  // destruction.
+  Scheduler(KvCache& cache, std::span<Engine* const> engines, Metrics& metrics, const Clock& clock,
             const Options& options);
   // Cancels what is queued, waits for what is launched and runs every callback that is still due.
   ~Scheduler();
@@ -80,9 +82,10 @@ class Scheduler {
   };
   Stats stats() const;
 
-  // OK, or INTERNAL once the device has failed: the launches of that moment and dense items after
-  // it end with this status, items of sequences with DATA_LOSS, and health is NOT_SERVING until the
-  // daemon restarts.
+  // OK, or INTERNAL once a device has failed: what was launched on it ends with this status, items
+  // of its sequences with DATA_LOSS (KvCache::FenceDevice), and health is NOT_SERVING until the
+  // daemon restarts. What needs only other devices goes on; dense items end with it once all
+  // failed.
   absl::Status device_status() const;
 
  private:

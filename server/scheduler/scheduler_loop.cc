@@ -14,8 +14,15 @@ namespace attnd {
 namespace {
 
 bool AllItems(const WorkItem&) { return true; }
-bool CachedItems(const WorkItem& work) { return work.access.has_value(); }
 bool AllRequests(const ActiveRequest&) { return true; }
+
+struct OnDevice {
+  DeviceIndex device;
+  bool cached = false;  // or dense
+  bool operator()(const WorkItem& work) const {
+    return work.device == device && work.access.has_value() == cached;
+  }
+};
 
 struct OfSession {
   SessionId session;
@@ -38,10 +45,10 @@ absl::Status Superseded() {
       absl::AbortedError("superseded: the session was resumed or closed; nothing was written"),
       {.reason = ErrorReason::kSuperseded});
 }
-// What lay on a failed device cannot be trusted.
-absl::Status DataLoss(const absl::Status& device) {
-  return absl::DataLossError(
-      absl::StrCat(device.message(), "; the sequence was on it: free it and recompute"));
+// A status of its own for each use: they are counted by reference in a library without
+// ThreadSanitizer's instrumentation.
+absl::Status Copy(const absl::Status& status) {
+  return absl::Status(status.code(), status.message());
 }
 
 // For counters that one thread writes: cheaper than an atomic addition.
@@ -58,23 +65,30 @@ BatchLimits LimitsOf(const Scheduler::Options& options) {
 
 }  // namespace
 
-SchedulerLoop::SchedulerLoop(KvCache& cache, Engine& engine, Metrics& metrics, const Clock& clock,
-                             const Scheduler::Options& options)
+SchedulerLoop::SchedulerLoop(KvCache& cache, std::span<Engine* const> engines, Metrics& metrics,
+                             const Clock& clock, const Scheduler::Options& options)
     : cache_(cache),
-      engine_(engine),
       metrics_(metrics),
       clock_(clock),
       options_(options),
       limits_(LimitsOf(options)),
       inbox_(clock, options.max_spin),
-      batches_(cache, engine, options.max_launches_in_flight),
+      devices_(engines.size()),
+      queue_(engines.size()),
+      batches_(cache, engines, options.max_launches_in_flight),
       next_lease_check_(options.lease_check_interval > Duration::zero()
                             ? clock.Now() + options.lease_check_interval
-                            : kNoDeadline),
-      poller_([this](uint64_t batch, absl::Status status) {
-        inbox_.Post(BatchDone{batch, std::move(status)});
-      }),
-      thread_([this] { Run(); }) {}
+                            : kNoDeadline) {
+  for (size_t i = 0; i < engines.size(); ++i) {
+    devices_[i].engine = engines[i];
+    // One each: a poller waits for its events in the order of their launches.
+    devices_[i].poller =
+        std::make_unique<CompletionPoller>([this](uint64_t batch, absl::Status status) {
+          inbox_.Post(BatchDone{batch, std::move(status)});
+        });
+  }
+  thread_ = std::thread([this] { Run(); });
+}
 
 SchedulerLoop::~SchedulerLoop() {
   inbox_.Post(Stop{});
@@ -116,10 +130,7 @@ bool SchedulerLoop::Turn() {
                     AllItems, DeadlineExceeded);
     queue_.RecomputeDeadline();
   }
-  if (fenced_) {
-    FinishAllQueued(AllRequests, CachedItems, [this] { return DataLoss(device_status()); });
-    FinishAllQueued(AllRequests, AllItems, [this] { return device_status(); });
-  }
+  if (fenced_) FinishWhatIsOnFenced();
   if (stopping_) FinishAllQueued(AllRequests, AllItems, ShuttingDown);
   CheckLeases();
   RunEvictions();
@@ -127,14 +138,18 @@ bool SchedulerLoop::Turn() {
 
   MonotonicTime wake_at = next_lease_check_;
   if (queue_.num_queued() > 0) wake_at = std::min(wake_at, queue_.earliest_deadline());
-  if (!batches_.full()) {
-    const BatchDecision decision = DecideBatch(queue_.heads(), now_, limits_, scratch_);
+  bool launched = false;
+  for (uint32_t i = 0; i < devices_.size(); ++i) {
+    const DeviceIndex device(i);
+    if (batches_.full(device)) continue;
+    const BatchDecision decision = DecideBatch(queue_.heads(device), now_, limits_, scratch_);
     if (decision.launch) {
-      LaunchBatch();
-      return true;
+      LaunchBatch(device);
+      launched = true;
     }
     wake_at = std::min(wake_at, decision.wake_at);
   }
+  if (launched) return true;
   if (queue_.empty() && batches_.in_flight().empty() && evictions_.empty()) {
     for (Operation& operation : std::exchange(idle_, {})) operation();
     // A callback may have posted something since.
@@ -145,6 +160,9 @@ bool SchedulerLoop::Turn() {
 }
 
 void SchedulerLoop::Handle(Submitted message) {
+  for (WorkItem& work : message.request->items) {
+    if (!work.access.has_value()) work.device = DeviceForDense();
+  }
   ActiveRequest& request = queue_.Add(message.id, std::move(message.request));
   for (const Eviction& eviction : evictions_) {
     FinishQueued(request, OfSession{eviction.session}, Superseded);
@@ -216,8 +234,8 @@ void SchedulerLoop::CheckLeases() {
   }
 }
 
-void SchedulerLoop::LaunchBatch() {
-  LaunchedBatch& batch = batches_.New(now_);
+void SchedulerLoop::LaunchBatch(DeviceIndex device) {
+  LaunchedBatch& batch = batches_.New(device, now_);
   for (const QueuedItem* item : scratch_.batch) {
     QueueNode& node = queue_.NodeOf(*item);
     ActiveRequest& request = *node.request;
@@ -243,39 +261,69 @@ void SchedulerLoop::LaunchBatch() {
   const absl::Status launched = batches_.Launch(batch);
   if (!launched.ok()) {
     FinishBatch(batch, launched);
-  } else if (batches_.in_flight().size() == 1 && batch.event->Done()) {
+  } else if (batches_.num_in_flight(device) == 1 && batch.event->Done()) {
     FinishBatch(batch, batch.event->Wait());
   } else {
-    poller_.Watch(*batch.event, batch.number);
+    devices_[device.value()].poller->Watch(*batch.event, batch.number);
   }
 }
 
 void SchedulerLoop::FinishBatch(LaunchedBatch& batch, const absl::Status& status) {
   now_ = clock_.Now();
-  if (!status.ok()) Fence(status);
+  if (!status.ok()) Fence(batch.device, status);
+  DeviceState& device = devices_[batch.device.value()];
   Bump(counters_.launched_items, -static_cast<int64_t>(batch.nodes.size()));
-  if (!fenced_) {
+  if (device.fence.ok()) {
     LaunchRecord record = batch.Record();
-    record.kernel = now_ - std::max(batch.launched, device_free_at_);
+    record.kernel = now_ - std::max(batch.launched, device.free_at);
     metrics_.RecordLaunch(record);
     batch.FillOutcomes();
   }
-  device_free_at_ = now_;
+  device.free_at = now_;
   // Pages are free again, and the metrics have moved, before anyone hears of the end.
   batch.leases.clear();
   for (QueueNode* node : batch.nodes) {
     ActiveRequest& request = *node->request;
-    FinishItem(*node, fenced_ ? device_status() : absl::OkStatus());
+    FinishItem(*node, Copy(device.fence));
     CompleteIfFinished(request);
   }
   batches_.Recycle(batch);
 }
 
-void SchedulerLoop::Fence(const absl::Status& status) {
+void SchedulerLoop::Fence(DeviceIndex index, const absl::Status& status) {
+  DeviceState& device = devices_[index.value()];
+  if (!device.fence.ok()) return;
+  device.fence = absl::InternalError(absl::StrCat("device \"", device.engine->device_info().name,
+                                                  "\" failed: ", status.message()));
+  cache_.FenceDevice(index, std::string(device.fence.message()));
   if (std::exchange(fenced_, true)) return;
   MutexLock lock(status_mu_);
-  device_status_ = absl::InternalError(
-      absl::StrCat("device \"", engine_.device_info().name, "\" failed: ", status.message()));
+  device_status_ = Copy(device.fence);
+}
+
+void SchedulerLoop::FinishWhatIsOnFenced() {
+  for (uint32_t i = 0; i < devices_.size(); ++i) {
+    const absl::Status& fence = devices_[i].fence;
+    if (fence.ok()) continue;
+    FinishAllQueued(AllRequests, OnDevice{DeviceIndex(i), /*cached=*/true},
+                    [&] { return KvCache::DataLoss(std::string(fence.message())); });
+    FinishAllQueued(AllRequests, OnDevice{DeviceIndex(i), /*cached=*/false},
+                    [&] { return Copy(fence); });
+  }
+}
+
+DeviceIndex SchedulerLoop::DeviceForDense() {
+  size_t best = next_dense_ % devices_.size();
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    const size_t candidate = (next_dense_ + i) % devices_.size();
+    const auto load = [&](size_t device) {
+      return std::pair(!devices_[device].fence.ok(),
+                       batches_.num_in_flight(DeviceIndex(static_cast<uint32_t>(device))));
+    };
+    if (load(candidate) < load(best)) best = candidate;
+  }
+  next_dense_ = best + 1;
+  return DeviceIndex(static_cast<uint32_t>(best));
 }
 
 void SchedulerLoop::CountDequeued(const QueueNode& node) {
@@ -336,8 +384,7 @@ Scheduler::Stats SchedulerLoop::stats() const {
 
 absl::Status SchedulerLoop::device_status() const {
   MutexLock lock(status_mu_);
-  // A copy of its own: statuses are counted by reference in a library without instrumentation.
-  return absl::Status(device_status_.code(), device_status_.message());
+  return Copy(device_status_);
 }
 
 }  // namespace attnd

@@ -19,6 +19,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <thread>
 #include <variant>
 #include <vector>
@@ -67,8 +68,8 @@ class SchedulerLoop {
   using Message =
       std::variant<Submitted, Cancelled, WhenQuiet, EvictSession, WhenIdle, BatchDone, Stop>;
 
-  SchedulerLoop(KvCache& cache, Engine& engine, Metrics& metrics, const Clock& clock,
-                const Scheduler::Options& options);
+  SchedulerLoop(KvCache& cache, std::span<Engine* const> engines, Metrics& metrics,
+                const Clock& clock, const Scheduler::Options& options);
   ~SchedulerLoop();
 
   void Post(Message message);
@@ -98,9 +99,13 @@ class SchedulerLoop {
   void CheckLeases();
   bool HasLaunched(SessionId session) const;
 
-  void LaunchBatch();
+  // Of what the batch policy chose for `device`.
+  void LaunchBatch(DeviceIndex device);
   void FinishBatch(LaunchedBatch& batch, const absl::Status& status);
-  void Fence(const absl::Status& status) ABSL_LOCKS_EXCLUDED(status_mu_);
+  void Fence(DeviceIndex device, const absl::Status& status) ABSL_LOCKS_EXCLUDED(status_mu_);
+  void FinishWhatIsOnFenced();
+  // For a dense item: of the devices that work the one with the fewest launches, in turns.
+  DeviceIndex DeviceForDense();
 
   using RequestFilter = absl::FunctionRef<bool(const ActiveRequest&)>;
   using ItemFilter = absl::FunctionRef<bool(const WorkItem&)>;
@@ -113,8 +118,15 @@ class SchedulerLoop {
   void FinishAllQueued(RequestFilter requests, ItemFilter which, Reason reason);
   void CompleteIfFinished(ActiveRequest& request);
 
+  // What the thread knows of a device.
+  struct DeviceState {
+    Engine* engine = nullptr;
+    absl::Status fence;     // INTERNAL once it has failed
+    MonotonicTime free_at;  // when its last launch was done
+    std::unique_ptr<CompletionPoller> poller;
+  };
+
   KvCache& cache_;
-  Engine& engine_;
   Metrics& metrics_;
   const Clock& clock_;
   const Scheduler::Options options_;
@@ -122,6 +134,7 @@ class SchedulerLoop {
 
   Inbox<Message> inbox_;
   std::vector<Message> messages_;
+  std::vector<DeviceState> devices_;  // by DeviceIndex
   RequestQueue queue_;
   BatchScratch scratch_;
   LaunchedBatches batches_;
@@ -129,8 +142,8 @@ class SchedulerLoop {
   std::vector<Operation> idle_;
   MonotonicTime now_;  // of this turn
   MonotonicTime next_lease_check_;
-  MonotonicTime device_free_at_;  // when the last launch was done
-  bool fenced_ = false;
+  size_t next_dense_ = 0;  // where DeviceForDense looks first
+  bool fenced_ = false;    // any device
   bool stopping_ = false;
 
   struct Counters {
@@ -141,9 +154,8 @@ class SchedulerLoop {
   };
   Counters counters_;
   mutable Mutex status_mu_;
-  absl::Status device_status_ ABSL_GUARDED_BY(status_mu_);
+  absl::Status device_status_ ABSL_GUARDED_BY(status_mu_);  // of the first that failed
 
-  CompletionPoller poller_;
   std::thread thread_;  // last: it uses all of the above
 };
 

@@ -12,8 +12,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <future>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -54,7 +56,8 @@ class PendingRequest {
 struct ServerCoreOptions {
   FakePlatform::Completion completion = FakePlatform::Completion::kInline;
   Scheduler::Options scheduler = {};
-  Bytes pool_bytes = Bytes(8u << 20);
+  Bytes pool_bytes = Bytes(8u << 20);  // of each device
+  size_t num_devices = 1;
   Duration lease = std::chrono::minutes(5);
 };
 
@@ -63,12 +66,15 @@ class ServerCore {
   static constexpr int32_t kLayers = 4, kQueryHeads = 2, kKvHeads = 1, kHeadDim = 8, kPageSize = 4;
 
   explicit ServerCore(const ServerCoreOptions& options = {})
-      : platform(options.completion),
-        pool(options.pool_bytes),
-        cache(pool.bytes(), CacheOptions(options), clock),
-        engine(platform.backend(), platform.device()) {
-    if (!engine.Init().ok()) std::abort();
-    scheduler = std::make_unique<Scheduler>(cache, engine, metrics, clock, options.scheduler);
+      : devices(MakeDevices(options)),
+        platform(devices.front().platform),
+        cache(Pools(devices), CacheOptions(options), clock) {
+    std::vector<Engine*> engines;
+    for (OneDevice& device : devices) {
+      if (!device.engine.Init().ok()) std::abort();
+      engines.push_back(&device.engine);
+    }
+    scheduler = std::make_unique<Scheduler>(cache, engines, metrics, clock, options.scheduler);
     cache_id = cache
                    .OpenCache("model",
                               {.num_layers = kLayers,
@@ -83,7 +89,7 @@ class ServerCore {
     session = NewSession();
   }
   ~ServerCore() {
-    platform.CompleteAll();
+    for (OneDevice& device : devices) device.platform.CompleteAll();
     scheduler.reset();
   }
 
@@ -107,11 +113,11 @@ class ServerCore {
     return item;
   }
   WorkItem Write(SequenceId sequence, uint32_t layer, uint64_t step, int64_t start,
-                 int64_t tokens) const {
+                 int64_t tokens) {
     return Write(session, sequence, layer, step, start, tokens);
   }
   WorkItem Write(SessionRef by, SequenceId sequence, uint32_t layer, uint64_t step, int64_t start,
-                 int64_t tokens) const {
+                 int64_t tokens) {
     WorkItem item = Dense(tokens);
     item.access = LayerAccess{.by = by,
                               .sequence = sequence,
@@ -121,9 +127,11 @@ class ServerCore {
                               .start_position = TokenCount(start),
                               .num_tokens = TokenCount(tokens),
                               .kv_length = {}};
+    // As validation does; it finds nothing where the test means it to.
+    if (const auto place = cache.PlaceOf(by, sequence); place.ok()) item.device = place->device;
     return item;
   }
-  WorkItem Read(SequenceId sequence, uint32_t layer, int64_t start, int64_t tokens) const {
+  WorkItem Read(SequenceId sequence, uint32_t layer, int64_t start, int64_t tokens) {
     WorkItem item = Write(sequence, layer, 0, start, tokens);
     item.access->write = false;
     item.k = item.v = nullptr;
@@ -180,17 +188,37 @@ class ServerCore {
     idle.get_future().wait();
   }
 
+  struct OneDevice {
+    explicit OneDevice(const ServerCoreOptions& options)
+        : platform(options.completion),
+          pool(options.pool_bytes),
+          engine(platform.backend(), platform.device()) {}
+
+    FakePlatform platform;
+    PoisonedMemory pool;
+    Engine engine;
+  };
+
   FakeClock clock;
-  FakePlatform platform;
-  PoisonedMemory pool;
+  std::deque<OneDevice> devices;
+  FakePlatform& platform;  // of the first device
   KvCache cache;
-  Engine engine;
   Metrics metrics;
   std::unique_ptr<Scheduler> scheduler;
   CacheId cache_id;
   SessionRef session;
 
  private:
+  static std::deque<OneDevice> MakeDevices(const ServerCoreOptions& options) {
+    std::deque<OneDevice> devices;
+    for (size_t i = 0; i < options.num_devices; ++i) devices.emplace_back(options);
+    return devices;
+  }
+  static std::vector<std::span<std::byte>> Pools(const std::deque<OneDevice>& devices) {
+    std::vector<std::span<std::byte>> pools;
+    for (const OneDevice& device : devices) pools.push_back(device.pool.bytes());
+    return pools;
+  }
   static KvCache::Options CacheOptions(const ServerCoreOptions& options) {
     KvCache::Options result;
     result.boot = 0x1234;

@@ -35,7 +35,7 @@ class FuzzDaemon {
   FakePlatform platform_;
   std::byte* pool_;
   KvCache cache_;
-  Staging staging_{platform_.device(), Bytes(64u << 20)};
+  Staging staging_{{&platform_.device()}, Bytes(64u << 20)};
   RequestLimits limits_{.max_items = 64};
   SessionRef session_;
   SequenceId sequence_;

@@ -132,7 +132,7 @@ class CacheFixture : public testing::Test {
   // Writes in every layer and lets go.
   absl::Status Write(SequenceId sequence, int64_t start, int64_t count) {
     const uint64_t step = ++last_step_;
-    const int32_t layers = kv_->GeometryOf(by_, sequence).value().num_layers;
+    const int32_t layers = kv_->PlaceOf(by_, sequence).value().geometry.num_layers;
     for (uint32_t layer = 0; layer < static_cast<uint32_t>(layers); ++layer) {
       absl::StatusOr<PageLease> lease = Take(WriteAccess(sequence, start, count, layer, step));
       if (!lease.ok()) return lease.status();

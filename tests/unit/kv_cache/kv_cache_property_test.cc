@@ -78,7 +78,7 @@ class Round : public PropertyObjects {
       ASSERT_EQ(info.reserved, PageCount(0));
       ASSERT_TRUE(kv_->CloseCache(info.cache).ok());
     }
-    ASSERT_EQ(kv_->Stats().largest_free_run_superblocks, kPoolSuperblocks);
+    ASSERT_EQ(kv_->Stats().pools[0].largest_free_run_superblocks, kPoolSuperblocks);
     sequences_.clear();
   }
 };

@@ -189,7 +189,7 @@ TEST_F(KvCacheTest, ExpiredSessionServesNoOneAndIsClosedLater) {
   ASSERT_TRUE(Write(id, 0, 9).ok());
   PageLease lease = Take(ReadAccess(id, 0, 1)).value();
   clock_.Advance(session_.lease);
-  ATTND_EXPECT_CODE(kv_->GeometryOf(by_, id).status(), kNotFound);
+  ATTND_EXPECT_CODE(kv_->PlaceOf(by_, id).status(), kNotFound);
   ATTND_EXPECT_CODE(kv_->Reserve(WriteAccess(id, 9, 1)).status(), kNotFound);
   ATTND_EXPECT_CODE(kv_->Pin(WriteAccess(id, 9, 1), PageReservation()).status(), kNotFound);
   ATTND_EXPECT_CODE(kv_->RenewLease(by_).status(), kNotFound);
@@ -227,7 +227,7 @@ TEST_F(KvCacheTest, SequenceOfAnotherSessionLooksLikeNone) {
     for (const absl::Status& status :
          {kv_->Describe(by_, stale).status(), kv_->Free(by_, stale),
           kv_->Truncate(by_, stale, TokenCount(0)), kv_->Fork(by_, stale, std::nullopt).status(),
-          kv_->GeometryOf(by_, stale).status(), kv_->SetClientState(by_, stale, 0, "").status(),
+          kv_->PlaceOf(by_, stale).status(), kv_->SetClientState(by_, stale, 0, "").status(),
           kv_->Reserve(WriteAccess(stale, 0, 1)).status(),
           kv_->Pin(WriteAccess(stale, 0, 1), PageReservation()).status()}) {
       ATTND_EXPECT_CODE(status, kNotFound);
@@ -352,7 +352,8 @@ TEST_F(KvCacheTest, StatsCountPagesSlabsAndMemory) {
   const KvCacheStats stats = kv_->Stats();
   EXPECT_EQ(stats.pool_bytes, Bytes(8u << 20));
   EXPECT_EQ(stats.pool_free_bytes, Bytes(6u << 20));
-  EXPECT_EQ(stats.largest_free_run_superblocks, 3);
+  ASSERT_EQ(stats.pools.size(), 1u);
+  EXPECT_EQ(stats.pools[0].largest_free_run_superblocks, 3);
   EXPECT_EQ(stats.num_sessions, 1);
   EXPECT_EQ(stats.num_sequences, 2);
   ASSERT_EQ(stats.caches.size(), 1u);

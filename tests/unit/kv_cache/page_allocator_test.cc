@@ -20,7 +20,7 @@ class PoolSource final : public SlabSource {
   std::optional<SuperblockRun> TakeSlab(const PageAllocator&, int64_t superblocks) override {
     return pool.Allocate(superblocks);
   }
-  void ReturnSlab(SuperblockRun run) override { pool.Free(run); }
+  void ReturnSlab(const PageAllocator&, SuperblockRun run) override { pool.Free(run); }
   int64_t AvailableSuperblocks(const PageAllocator&) const override {
     return pool.free_superblocks();
   }
@@ -34,9 +34,10 @@ class PageAllocatorTest : public testing::Test {
             const CacheGeometry& geometry = SmallGeometry()) {
     memory_ = std::make_unique<PoolMemory>(superblocks);
     source_ = std::make_unique<PoolSource>(memory_->span());
+    quota_ = {.limit = PageCount(quota), .taken = {}};
     pages_ = std::make_unique<PageAllocator>(
-        geometry, memory_->span().data(), *source_,
-        PageAllocator::Options{.quota = PageCount(quota), .poison_free_pages = true});
+        geometry, memory_->span().data(), *source_, quota_,
+        PageAllocator::Options{.device = {}, .poison_free_pages = true});
   }
   std::vector<PageId> Take(int64_t count) {
     const auto shortage = pages_->Promise(PageCount(count));
@@ -66,6 +67,7 @@ class PageAllocatorTest : public testing::Test {
 
   std::unique_ptr<PoolMemory> memory_;
   std::unique_ptr<PoolSource> source_;
+  PageQuota quota_;
   std::unique_ptr<PageAllocator> pages_;
 };
 
@@ -124,7 +126,7 @@ TEST_F(PageAllocatorTest, QuotaCountsUsedAndPromisedPages) {
   ASSERT_TRUE(shortage);
   EXPECT_TRUE(shortage->by_quota);
   EXPECT_EQ(shortage->free, PageCount(1));
-  pages_->set_quota(PageCount(5));  // below what is in use: nothing is taken away
+  quota_.limit = PageCount(5);  // below what is in use: nothing is taken away
   EXPECT_EQ(pages_->Promise(PageCount(1))->free, PageCount(0));
   EXPECT_EQ(pages_->used(), PageCount(6));
 }
@@ -158,7 +160,7 @@ TEST_F(PageAllocatorTest, GivesUpEmptySlabsUnlessTheirPagesArePromised) {
   EXPECT_EQ(pages_->reclaimable_superblocks(), 1);
   const auto run = pages_->GiveBackEmptySlab();
   ASSERT_TRUE(run);
-  source_->ReturnSlab(*run);
+  source_->ReturnSlab(*pages_, *run);
   EXPECT_EQ(pages_->num_slabs(), 2);
   EXPECT_EQ(pages_->free(), PageCount(0));
   ExpectIntact(taken);
@@ -174,7 +176,7 @@ TEST_F(PageAllocatorTest, RepackingWithoutRoomForMoreLosesNothing) {
   const SuperblockRun left = *source_->pool.Allocate(2);
   EXPECT_FALSE(pages_->Promise(PageCount(38)));  // at 2 to 4
   ASSERT_TRUE(source_->pool.Allocate(4));
-  source_->ReturnSlab(left);
+  source_->ReturnSlab(*pages_, left);
   // Free: 2 before the empty slab and 1 at the end, three in all but five in one piece at most.
   EXPECT_TRUE(pages_->Promise(PageCount(1)));
   EXPECT_EQ(pages_->num_slabs(), 1);
@@ -190,8 +192,8 @@ TEST_F(PageAllocatorTest, RepackingFindsRoomForOneMoreSlab) {
   EXPECT_FALSE(pages_->Promise(PageCount(38)));  // at 2 to 4
   const SuperblockRun middle = *source_->pool.Allocate(1);
   ASSERT_TRUE(source_->pool.Allocate(2));
-  source_->ReturnSlab(left);
-  source_->ReturnSlab(middle);
+  source_->ReturnSlab(*pages_, left);
+  source_->ReturnSlab(*pages_, middle);
   // 2 + slab of 3 + 1: two slabs fit if the empty one moves.
   EXPECT_FALSE(pages_->Promise(PageCount(38)));
   EXPECT_EQ(pages_->num_slabs(), 2);

@@ -283,7 +283,7 @@ class PropertyItems : public PropertyState {
     const int64_t pool_free =
         static_cast<int64_t>(stats.pool_free_bytes.value() / kSuperblockBytes.value());
     EXPECT_TRUE(missing > 0 &&
-                (stats.largest_free_run_superblocks < info->layout.superblocks_per_slab ||
+                (stats.pools[0].largest_free_run_superblocks < info->layout.superblocks_per_slab ||
                  slabs * info->layout.superblocks_per_slab > pool_free))
         << "there was room: " << status;
     return true;

@@ -54,7 +54,7 @@ class PinnedDevice final : public Device {
 };
 
 TEST(StagingTest, BuffersAreAlignedAndAsLargeAsAsked) {
-  Staging staging(device.device(), Bytes(1u << 30));
+  Staging staging({&device.device()}, Bytes(1u << 30));
   for (uint64_t size : {1ull, 63ull, 4096ull, 4097ull, 5121ull, 1000000ull, (64ull << 20) + 1}) {
     absl::StatusOr<StagingBuffer> buffer = staging.Allocate(Bytes(size));
     ASSERT_TRUE(buffer.ok()) << buffer.status();
@@ -68,13 +68,13 @@ TEST(StagingTest, BuffersAreAlignedAndAsLargeAsAsked) {
 }
 
 TEST(StagingTest, ReusesAFreedBufferOfItsClass) {
-  Staging staging(device.device(), Bytes(1u << 20));
+  Staging staging({&device.device()}, Bytes(1u << 20));
   std::byte* first = staging.Allocate(Bytes(100000))->data();
   EXPECT_EQ(staging.Allocate(Bytes(99000))->data(), first);
 }
 
 TEST(StagingTest, RefusesBeyondItsLimitAndSaysSo) {
-  Staging staging(device.device(), Bytes(100000));
+  Staging staging({&device.device()}, Bytes(100000));
   StagingBuffer most = *staging.Allocate(Bytes(81920));
   const absl::Status refused = staging.Allocate(Bytes(20000)).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
@@ -92,21 +92,21 @@ TEST(StagingTest, MemoryThatCannotBeHadIsRefused) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "a sanitizer's allocator ends the process instead of returning null";
 #endif
-  Staging staging(device.device(), Bytes(~0ull));
+  Staging staging({&device.device()}, Bytes(~0ull));
   EXPECT_EQ(staging.Allocate(Bytes(1ull << 62)).status().code(),
             absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(staging.in_use(), Bytes(0));
 }
 
 TEST(StagingTest, AnEmptyBufferCostsNothing) {
-  Staging staging(device.device(), Bytes(0));
+  Staging staging({&device.device()}, Bytes(0));
   absl::StatusOr<StagingBuffer> buffer = staging.Allocate(Bytes(0));
   ASSERT_TRUE(buffer.ok());
   EXPECT_EQ(buffer->data(), nullptr);
 }
 
 TEST(StagingTest, MovedFromBuffersGiveNothingBackTwice) {
-  Staging staging(device.device(), Bytes(1u << 20));
+  Staging staging({&device.device()}, Bytes(1u << 20));
   StagingBuffer a = *staging.Allocate(Bytes(5000)), b = *staging.Allocate(Bytes(5000));
   a = std::move(b);
   StagingBuffer c(std::move(a));
@@ -116,7 +116,7 @@ TEST(StagingTest, MovedFromBuffersGiveNothingBackTwice) {
 }
 
 TEST(StagingTest, ABufferOutlivesItsStaging) {
-  auto staging = std::make_unique<Staging>(device.device(), Bytes(1u << 20));
+  auto staging = std::make_unique<Staging>(std::vector<Device*>{&device.device()}, Bytes(1u << 20));
   StagingBuffer buffer = *staging->Allocate(Bytes(5000));
   staging.reset();
   std::memset(buffer.data(), 1, 5000);
@@ -125,7 +125,7 @@ TEST(StagingTest, ABufferOutlivesItsStaging) {
 TEST(StagingTest, SmallPinnedBuffersAreCutFromSlabs) {
   PinnedDevice gpu;
   {
-    Staging staging(gpu, Bytes(1u << 30));
+    Staging staging({&gpu}, Bytes(1u << 30));
     std::vector<StagingBuffer> held;
     for (int i = 0; i < 1000; ++i) {
       held.push_back(*staging.Allocate(Bytes(4000)));
@@ -142,7 +142,7 @@ TEST(StagingTest, SmallPinnedBuffersAreCutFromSlabs) {
 TEST(StagingTest, PinnedMemoryIsKeptForReuseAndStaysBelowTheLimit) {
   constexpr uint64_t kMiB = 1u << 20;
   PinnedDevice gpu;
-  Staging staging(gpu, Bytes(1024 * kMiB));
+  Staging staging({&gpu}, Bytes(1024 * kMiB));
   for (int round = 0; round < 3; ++round) {
     std::vector<StagingBuffer> burst;
     for (int i = 0; i < 100; ++i) burst.push_back(*staging.Allocate(Bytes(10 * kMiB)));
@@ -159,14 +159,19 @@ TEST(StagingTest, PinnedMemoryIsKeptForReuseAndStaysBelowTheLimit) {
 TEST(StagingTest, AFencedDevicesErrorIsPassedOn) {
   PinnedDevice gpu;
   gpu.fails = absl::InternalError("fenced");
-  Staging staging(gpu, Bytes(1u << 30));
+  Staging staging({&gpu}, Bytes(1u << 30));
   EXPECT_EQ(staging.Allocate(Bytes(100)).status(), gpu.fails);
   EXPECT_EQ(staging.Allocate(Bytes(100u << 20)).status(), gpu.fails);
   EXPECT_EQ(staging.in_use(), Bytes(0));
+  // Another device's memory serves as well.
+  PinnedDevice other;
+  Staging both({&gpu, &other}, Bytes(1u << 30));
+  EXPECT_TRUE(both.Allocate(Bytes(100)).ok());
+  EXPECT_EQ(other.allocations, 1);
 }
 
 TEST(StagingTest, ThreadsShareIt) {
-  Staging staging(device.device(), Bytes(64u << 20));
+  Staging staging({&device.device()}, Bytes(64u << 20));
   std::vector<std::thread> threads;
   threads.reserve(4);
   for (int t = 0; t < 4; ++t) {

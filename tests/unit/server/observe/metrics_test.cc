@@ -132,7 +132,14 @@ TEST(MetricsTest, GaugesFollowTheSampleAndForgetClosedCaches) {
   GaugeSample sample;
   sample.cache.pool_bytes = Bytes(16u << 20);
   sample.cache.pool_free_bytes = Bytes(8u << 20);
-  sample.cache.largest_free_run_superblocks = 1;
+  sample.cache.pools = {{.bytes = Bytes(10u << 20),
+                         .free_bytes = Bytes(6u << 20),
+                         .largest_free_run_superblocks = 0,
+                         .failure = "it caught fire"},
+                        {.bytes = Bytes(6u << 20),
+                         .free_bytes = Bytes(2u << 20),
+                         .largest_free_run_superblocks = 1,
+                         .failure = ""}};
   sample.cache.num_sessions = 2;
   sample.cache.pages_copied_total = 9;
   sample.cache.caches = {CacheNamed("a", 5, 3, 1), CacheNamed("odd \"name\"\n", 1, 0, 0)};
@@ -147,6 +154,9 @@ TEST(MetricsTest, GaugesFollowTheSampleAndForgetClosedCaches) {
   EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"reserved\"}"), 1);
   EXPECT_EQ(samples.at("attnd_pages{cache=\"odd \\\"name\\\"\\n\",state=\"used\"}"), 1);
   EXPECT_EQ(Sum(samples, "attnd_pool_bytes"), 16 << 20);
+  EXPECT_EQ(samples.at("attnd_pool_bytes{device=\"1\",use=\"slabs\"}"), 4 << 20);
+  EXPECT_EQ(samples.at("attnd_devices{state=\"failed\"}"), 1);
+  EXPECT_EQ(samples.at("attnd_devices{state=\"ok\"}"), 1);
   EXPECT_DOUBLE_EQ(samples.at("attnd_pool_fragmentation_ratio"), 0.75);
   EXPECT_EQ(samples.at("attnd_sessions"), 2);
   EXPECT_EQ(samples.at("attnd_queue_items"), 4);
