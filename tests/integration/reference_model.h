@@ -96,6 +96,13 @@ class ReferenceModel {
     }
   }
 
+  void Fork(const v1::Id& parent, const v1::Id& fork) {
+    for (int layer = 0; layer < G::kLayers; ++layer) {
+      const auto found = layers_.find({parent.SerializeAsString(), layer});
+      if (found != layers_.end()) layers_[{fork.SerializeAsString(), layer}] = found->second;
+    }
+  }
+
   // Out of every item that attends, and its LSE where it came.
   void ExpectMatches(Batch& batch, const v1::AttendResponse& response) {
     ASSERT_EQ(response.results_size(), batch.request().items_size());
