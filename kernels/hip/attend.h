@@ -243,7 +243,7 @@ class AttendBlock {
     }
     if constexpr (kValues) ++issue_tile_;
     issue_slot_ = NextSlot(issue_slot_);
-    if constexpr (Loader::kAsync) nv::CommitCopies();
+    if constexpr (Loader::kAsync) Mma::CommitCopies();
   }
 
   // Waits until the tile in use is in LDS and starts the load that takes the freed place. Returns

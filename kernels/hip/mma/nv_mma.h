@@ -137,6 +137,15 @@ struct NvMma {
     for (int i = 0; i < 4; ++i) q.r[i] = nv::PackPair<Element>(p[0].v[2 * i], p[0].v[2 * i + 1]);
     return q;
   }
+  // What a trait with kAsyncCopies has.
+  ATTND_MEMBER void CopyAsync16(void* lds, const void* global, bool valid) {
+    nv::CopyAsync16(lds, global, valid);
+  }
+  ATTND_MEMBER void CommitCopies() { nv::CommitCopies(); }
+  template <int kNewest>
+  ATTND_MEMBER void WaitCopies() {
+    nv::WaitCopies<kNewest>();
+  }
   ATTND_MEMBER float RowMax(float x) {
     x = fmaxf(x, ShuffleXor(x, 1));
     return fmaxf(x, ShuffleXor(x, 2));
