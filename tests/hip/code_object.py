@@ -19,8 +19,6 @@ import tempfile
 BUNDLE_MAGIC = b"__CLANG_OFFLOAD_BUNDLE__"
 
 Instruction = collections.namedtuple("Instruction", "address mnemonic target")
-# `mnemonics` of all its instructions, inner loops' included, each once; `blocks` tells nesting.
-Loop = collections.namedtuple("Loop", "mnemonics blocks")
 
 
 class Tools:
@@ -89,6 +87,57 @@ class Kernel:
     max_threads: int    # of a block
     wave_size: int
     loops: list         # of Loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A natural loop: its basic blocks, inner loops' included."""
+
+    header: int
+    blocks: dict        # number: mnemonics
+    successors: dict    # number: numbers inside the loop, without back edges
+    latches: frozenset  # blocks that go back to the header
+
+    @property
+    def mnemonics(self):
+        return [mnemonic for n in sorted(self.blocks) for mnemonic in self.blocks[n]]
+
+    def contains(self, other):
+        return self.blocks.keys() > other.blocks.keys()
+
+    def best_path(self, value):
+        """Mnemonics of one turn, by the way from the header back to it of the largest value.
+
+        `value` takes the mnemonics of a block to a tuple of numbers; those of a way's blocks add
+        up. Inner loops are passed through once.
+        """
+        best = {}  # block: (value, next block) of the best way from there
+
+        def add(a, b):
+            return tuple(map(sum, zip(a, b)))
+
+        def visit(first):
+            stack = [(first, iter(self.successors[first]))]
+            while stack:
+                block, rest = stack[-1]
+                following = next((b for b in rest if b not in best), None)
+                if following is not None:
+                    stack.append((following, iter(self.successors[following])))
+                    continue
+                stack.pop()
+                own = value(self.blocks[block])
+                ways = [(add(own, best[b][0]), b) for b in self.successors[block]
+                        if best[b] is not None]
+                if block in self.latches:
+                    ways.append((own, -1))
+                best[block] = max(ways, default=None)
+
+        visit(self.header)
+        path, block = [], self.header
+        while block != -1:
+            path += self.blocks[block]
+            block = best[block][1]
+        return path
 
 
 METADATA_KEY = re.compile(r"^(?:  - |    )\.(\w+): +(\S.*)$")
@@ -225,9 +274,13 @@ def loops(code):
                     if inside not in body:
                         body.add(inside)
                         todo += predecessors[inside]
-    return [Loop([code[i].mnemonic for n in sorted(body) for i in range(*blocks[n][:2])],
-                 frozenset(body))
-            for body in bodies.values()]
+    return [
+        Loop(header=header,
+             blocks={n: [i.mnemonic for i in code[slice(*blocks[n][:2])]] for n in body},
+             successors={n: [s for s in blocks[n][2] if s in body and not dominates(s, n)]
+                         for n in body},
+             latches=frozenset(n for n in body if header in blocks[n][2]))
+        for header, body in bodies.items()]
 
 
 def kernels(elf, tools):

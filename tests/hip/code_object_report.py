@@ -11,10 +11,11 @@ the instructions by kind and the share of vector cycles that are matrix instruct
     share = M / (M + V), M = sum of the cycles of matrix instructions, V = of other vector ones
 
 The hot loop is, of the loops with matrix instructions and, where there are such, exponentials (a
-pass over one tile of keys), the one with the largest share: masked tiles have a loop of their own.
-Each instruction counts once, on both sides of a branch; `*` marks a loop that is not unrolled: it
-runs its inner loop's instructions more often than the count says. LDS and memory instructions are
-issued beside vector ones and have no part in the share.
+pass over one tile of keys), the one with the largest share: masked tiles may have a loop of their
+own. Of its branches the way counts that has most matrix instructions and then least others: masks
+and special cases are not taken. `all` has the vector instructions of every branch. `*` marks a
+loop that is not unrolled: it runs its inner loop's instructions more often than the count says. LDS
+and memory instructions are issued beside vector ones and have no part in the share.
 
 A line of a limits file is `KERNEL GPU key=value...`: two regular expressions, which must match the
 whole kernel name (demangled, without namespaces, spaces and parameters) and the whole GPU name, and
@@ -114,18 +115,19 @@ class HotLoop:
     counts: collections.Counter   # instructions by kind
     matrix_cycles: int
     vector_cycles: int            # of the other vector instructions
-    is_rolled: bool
     unknown: set                  # matrix instructions whose cycles amd_gpu does not know
+    is_rolled: bool = False
+    all_vector: int = 0           # instructions of every branch, matrix ones aside
 
     @property
     def share(self):
         return self.matrix_cycles / max(self.matrix_cycles + self.vector_cycles, 1)
 
 
-def measure(loop, gpu):
+def measure(mnemonics, gpu):
     matrix = vector = 0
     unknown = set()
-    for mnemonic in loop.mnemonics:
+    for mnemonic in mnemonics:
         if not mnemonic.startswith("v_"):
             continue
         cycles = gpu.cycles(mnemonic)
@@ -135,8 +137,7 @@ def measure(loop, gpu):
             matrix += cycles
         else:
             vector += cycles
-    counts = collections.Counter(map(kind_of, loop.mnemonics))
-    return HotLoop(counts, matrix, vector, False, unknown)
+    return HotLoop(collections.Counter(map(kind_of, mnemonics)), matrix, vector, unknown)
 
 
 def hot_loop(loops, gpu):
@@ -144,10 +145,17 @@ def hot_loop(loops, gpu):
     with_matrix = [loop for loop in loops if any(map(amd_gpu.MATRIX.match, loop.mnemonics))]
     with_exp = [loop for loop in with_matrix
                 if any(m.startswith("v_exp_") for m in loop.mnemonics)]
+
+    def value(mnemonics):
+        cycles = measure(mnemonics, gpu)
+        return cycles.matrix_cycles, -cycles.vector_cycles, -len(mnemonics)
+
     best = None
     for loop in with_exp or with_matrix:
-        found = measure(loop, gpu)
-        found.is_rolled = any(other.blocks < loop.blocks for other in with_matrix)
+        found = measure(loop.best_path(value), gpu)
+        found.is_rolled = any(loop.contains(other) for other in with_matrix)
+        found.all_vector = sum(m.startswith("v_") and not amd_gpu.MATRIX.match(m)
+                               for m in loop.mnemonics)
         if best is None or found.share > best.share:
             best = found
     return best
@@ -206,7 +214,7 @@ def check(gpu_name, kernel, limit_lines):
 
 
 HEAD = ("gpu", "vgpr", "agpr", "sgpr", "lds", "scratch", "spills", "waves", "matrix", "dot",
-        "vector", "exp", "accvgpr", "ds", "memory", "scalar", "share", "kernel")
+        "vector", "all", "exp", "accvgpr", "ds", "memory", "scalar", "share", "kernel")
 
 
 def table_line(row):
@@ -214,12 +222,12 @@ def table_line(row):
              f"{row.waves_per_simd:g}"]
     if row.hot:
         counts = row.hot.counts
-        cells += [counts["matrix"], counts["dot"], counts["vector"], counts["exp"],
-                  counts["accvgpr"], f"{counts['lds_read']}+{counts['lds']}",
+        cells += [counts["matrix"], counts["dot"], counts["vector"], row.hot.all_vector,
+                  counts["exp"], counts["accvgpr"], f"{counts['lds_read']}+{counts['lds']}",
                   counts["memory"] + counts["scratch"], counts["scalar"],
                   f"{row.hot.share:.3f}" + ("*" if row.hot.is_rolled else "")]
     else:
-        cells += ["-"] * 9
+        cells += ["-"] * 10
     return [str(cell) for cell in cells] + [row.kernel]
 
 
@@ -235,7 +243,8 @@ def as_json(row):
     if row.hot:
         fields["hot"] = {"share": round(row.hot.share, 4), "is_rolled": row.hot.is_rolled,
                          "matrix_cycles": row.hot.matrix_cycles,
-                         "vector_cycles": row.hot.vector_cycles, "counts": dict(row.hot.counts)}
+                         "vector_cycles": row.hot.vector_cycles,
+                         "all_vector": row.hot.all_vector, "counts": dict(row.hot.counts)}
     return fields
 
 

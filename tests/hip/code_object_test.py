@@ -94,11 +94,30 @@ class LoopsTest(unittest.TestCase):
     def test_an_inner_loop_is_part_of_the_outer_one(self):
         found = loops("v_a", "v_b", "v_c", ("s_cbranch_scc1", 2), "v_d", ("s_cbranch_scc0", 1),
                       "s_endpgm")
-        outer, inner = sorted(found, key=lambda loop: -len(loop.blocks))
+        outer, inner = sorted(found, key=lambda loop: -len(loop.mnemonics))
         self.assertEqual(inner.mnemonics, ["v_c", "s_cbranch_scc1"])
         self.assertEqual(outer.mnemonics,
                          ["v_b", "v_c", "s_cbranch_scc1", "v_d", "s_cbranch_scc0"])
-        self.assertLess(inner.blocks, outer.blocks)
+        self.assertTrue(outer.contains(inner))
+        self.assertFalse(inner.contains(outer))
+        self.assertEqual(outer.best_path(lambda block: (-len(block),)), outer.mnemonics)
+
+    def test_the_best_path_takes_one_side_of_a_branch(self):
+        (loop,) = loops("v_head", ("s_cbranch_vccz", 4), "v_long", ("s_branch", 5), "v_short",
+                        "v_join", ("s_cbranch_scc1", 0), "s_endpgm")
+        shortest = loop.best_path(lambda block: (-len(block),))
+        self.assertEqual([m for m in shortest if m.startswith("v_")],
+                         ["v_head", "v_short", "v_join"])
+        longest = loop.best_path(lambda block: (len(block),))
+        self.assertEqual([m for m in longest if m.startswith("v_")],
+                         ["v_head", "v_long", "v_join"])
+
+    def test_the_best_path_may_end_at_any_back_edge_but_never_leaves(self):
+        (loop,) = loops("v_a", ("s_cbranch_vccz", 6), "v_b", ("s_cbranch_scc1", 0), "v_c",
+                        ("s_cbranch_scc0", 0), "s_endpgm")
+        self.assertEqual(loop.best_path(lambda block: (-len(block),)),
+                         ["v_a", "s_cbranch_vccz", "v_b", "s_cbranch_scc1"])
+        self.assertEqual(len(loop.best_path(lambda block: (len(block),))), 6)
 
     def test_code_behind_the_end_is_no_part_of_it(self):
         self.assertEqual(loops("v_a", "s_endpgm", "s_code_end", "s_code_end"), [])
@@ -130,6 +149,12 @@ class HotLoopTest(unittest.TestCase):
         hot = report.hot_loop(found, amd_gpu.GPUS["gfx942"])
         self.assertEqual(hot.counts["vector"], 0)
         self.assertFalse(hot.is_rolled)
+
+    def test_of_two_branches_the_unmasked_counts(self):
+        found = loops("v_exp_f32", ("s_cbranch_vccz", 5), self.MFMA, "v_cndmask_b32",
+                      ("s_branch", 6), self.MFMA, ("s_cbranch_scc1", 0), "s_endpgm")
+        hot = report.hot_loop(found, amd_gpu.GPUS["gfx942"])
+        self.assertEqual((hot.counts["matrix"], hot.counts["vector"], hot.all_vector), (1, 0, 2))
 
     def test_none_without_matrix_instructions(self):
         found = loops("v_exp_f32", ("s_cbranch_scc1", 0), "s_endpgm")
