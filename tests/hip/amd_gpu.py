@@ -57,6 +57,7 @@ class Gpu:
     vgpr_granule: int
     max_waves: int         # of a SIMD
     lds_total_bytes: int
+    lds_block_bytes: int   # that one block may have
     lds_granule: int
     matrix_cycles: tuple   # (pattern of the mnemonic, cycles)
     vector_cycles: int     # of an ordinary vector instruction
@@ -92,14 +93,15 @@ def _rdna(vgprs, granule, matrix_cycles):
     # Work-group processor mode, HIP's default: a block's waves may be on any of four SIMDs, which
     # share 128 KiB.
     return Gpu(wave_size=32, simds=4, vgprs=vgprs, vgpr_granule=granule, max_waves=16,
-               lds_total_bytes=128 << 10, lds_granule=512, matrix_cycles=matrix_cycles,
-               vector_cycles=1, sgpr_limited=False)
+               lds_total_bytes=128 << 10, lds_block_bytes=64 << 10, lds_granule=512,
+               matrix_cycles=matrix_cycles, vector_cycles=1, sgpr_limited=False)
 
 
 def _cdna(lds_total_bytes, lds_granule, matrix_cycles):
     return Gpu(wave_size=64, simds=4, vgprs=512, vgpr_granule=8, max_waves=8,
-               lds_total_bytes=lds_total_bytes, lds_granule=lds_granule,
-               matrix_cycles=matrix_cycles, vector_cycles=4, sgpr_limited=True)
+               lds_total_bytes=lds_total_bytes, lds_block_bytes=lds_total_bytes,
+               lds_granule=lds_granule, matrix_cycles=matrix_cycles, vector_cycles=4,
+               sgpr_limited=True)
 
 
 GPUS = {

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the compiler made of the AMD kernels, and whether that is within the limits.
 
-    tests/hip/code_object_report.py LIBRARY --llvm_bin DIR --limits FILE... [--json FILE]
+    tests/hip/code_object_report.py LIBRARY --llvm_bin DIR --limits FILE
+        [--launches PROGRAM] [--gpus GPU...] [--out PATH]
 
 Prints a line for each GPU and kernel of a library (or object file) with code objects inside:
 registers, LDS, scratch, spills, waves on a SIMD (amd_gpu.py has the formulas), and of the hot loop
@@ -20,14 +21,16 @@ and memory instructions are issued beside vector ones and have no part in the sh
 A line of a limits file is `KERNEL GPU key=value...`: two regular expressions, which must match the
 whole kernel name (demangled, without namespaces, spaces and parameters) and the whole GPU name, and
 
-    lds=BYTES waves=N    of a block as launched, where the code object does not declare it
+    lds=BYTES            that a launch asks for on top of what the code object declares
+    waves=N              of a block, where that is not what the kernel's launch bounds say
     waves_per_simd=X     at least; every kernel needs this one
     matrix=yes|no        the hot loop has matrix instructions, or the kernel has none
     share=X              of the hot loop, at least
     spills=N scratch=BYTES   at most; 0 unless given
 
 All lines that match a kernel count, a later one for the same key last. A line that matches nothing
-is an error, so is a GPU of --gpus that the library does not serve. Exit code 1: over a limit.
+is an error, so is a GPU of --gpus that the library does not serve. PROGRAM prints such lines too,
+which come first. --out writes the table to PATH.txt and PATH.json. Exit code 1: over a limit.
 """
 
 import argparse
@@ -37,6 +40,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -73,13 +77,13 @@ class LimitLine:
     is_used: bool = False
 
 
-def read_limits(path):
+def read_limits(name, content):
     lines = []
-    for number, text in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
+    for number, text in enumerate(content.splitlines(), 1):
         fields = text.split("#")[0].split()
         if not fields:
             continue
-        where = f"{path}:{number}"
+        where = f"{name}:{number}"
         if len(fields) < 3:
             raise UsageError(f"{where}: expected KERNEL GPU key=value...")
         limits = {}
@@ -181,7 +185,7 @@ def check(gpu_name, kernel, limit_lines):
     gpu = amd_gpu.GPUS[gpu_name]
     name = short_name(kernel.name)
     limits = limits_of(limit_lines, name, gpu_name)
-    lds = max(kernel.lds_bytes, limits.get("lds", 0))
+    lds = kernel.lds_bytes + limits.get("lds", 0)
     waves = limits.get("waves", -(-kernel.max_threads // kernel.wave_size))
     row = Row(gpu_name, name, kernel.vgprs, kernel.agprs, kernel.sgprs, lds, kernel.scratch_bytes,
               kernel.spills,
@@ -191,6 +195,8 @@ def check(gpu_name, kernel, limit_lines):
     problem = row.problems.append
     if kernel.wave_size != gpu.wave_size:
         problem(f"waves of {kernel.wave_size}, not {gpu.wave_size}")
+    if lds > gpu.lds_block_bytes:
+        problem(f"{lds} B of LDS, a block has {gpu.lds_block_bytes} at most")
     if kernel.has_calls:
         problem("calls functions that are not inlined")
     if row.spills > limits.get("spills", 0):
@@ -231,11 +237,12 @@ def table_line(row):
     return [str(cell) for cell in cells] + [row.kernel]
 
 
-def print_table(rows):
+def table(rows):
     lines = [HEAD] + [table_line(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        print("  ".join([cell.rjust(width) for cell, width in zip(line[:-1], widths)] + [line[-1]]))
+    return "".join(
+        "  ".join([cell.rjust(width) for cell, width in zip(line[:-1], widths)] + [line[-1]]) + "\n"
+        for line in lines)
 
 
 def as_json(row):
@@ -272,20 +279,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("library")
     parser.add_argument("--llvm_bin", required=True, help="folder of llvm-objdump and its friends")
-    parser.add_argument("--limits", nargs="+", required=True)
+    parser.add_argument("--limits", required=True)
+    parser.add_argument("--launches", help="program that prints the LDS of launches")
     parser.add_argument("--gpus", nargs="*", default=[], help="those that it must serve")
-    parser.add_argument("--json")
+    parser.add_argument("--out", help="where the table is kept, without .txt or .json")
     args = parser.parse_args()
     try:
-        limit_lines = [line for path in args.limits for line in read_limits(path)]
+        limit_lines = read_limits(args.limits, pathlib.Path(args.limits).read_text())
+        if args.launches:
+            printed = subprocess.run([args.launches], check=True, capture_output=True, text=True)
+            limit_lines = read_limits(args.launches, printed.stdout) + limit_lines
         rows, problems = report(args.library, code_object.Tools(args.llvm_bin), limit_lines,
                                 args.gpus)
     except UsageError as error:
         sys.exit(f"code_object_report: {error}")
-    print_table(rows)
-    if args.json:
+    print(table(rows), end="")
+    if args.out:
+        pathlib.Path(args.out + ".txt").write_text(table(rows))
         lines = ",\n".join(json.dumps(as_json(row)) for row in rows)
-        pathlib.Path(args.json).write_text(f"[\n{lines}\n]\n")
+        pathlib.Path(args.out + ".json").write_text(f"[\n{lines}\n]\n")
     problems += [f"{row.gpu} {row.kernel}: {problem}" for row in rows for problem in row.problems]
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -5,7 +5,6 @@
 import pathlib
 import struct
 import sys
-import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -227,10 +226,7 @@ class OccupancyTest(unittest.TestCase):
 class LimitsTest(unittest.TestCase):
 
     def read(self, text):
-        with tempfile.NamedTemporaryFile("w") as file:
-            file.write(text)
-            file.flush()
-            return report.read_limits(file.name)
+        return report.read_limits("limits.txt", text)
 
     def test_later_lines_add_and_replace(self):
         lines = self.read("# comment\n.* .* waves_per_simd=2 spills=1\n\n"

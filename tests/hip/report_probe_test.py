@@ -68,10 +68,14 @@ class ReportProbeTest(unittest.TestCase):
                                  self.TOLERANT + "Clean .* share=0.99\n")
 
     def test_occupancy_of_the_lds_that_a_launch_asks_for(self):
-        # Only one block fits: of 128 KiB on RDNA, 160 on CDNA4 and 64 on the other CDNAs.
-        self.assert_each_gpu_has("Clean", "waves on a SIMD, at least 4",
-                                 self.TOLERANT + "Clean .* lds=65537\nClean gfx9(0a|42) lds=65536\n"
-                                 "Clean gfx950 lds=100000\n")
+        # Two blocks of four waves fit on RDNA's four SIMDs, one of two waves on CDNA's.
+        limits = self.TOLERANT + "Clean .* lds=65536\nClean gfx950 lds=100000\n"
+        lines = self.assert_each_gpu_has("Clean", "waves on a SIMD, at least 4", limits)
+        self.assertEqual([line for line in lines if "B of LDS" in line], [])
+
+    def test_more_lds_than_a_block_can_have(self):
+        limits = self.TOLERANT + "Clean .* lds=65537\nClean gfx950 lds=163841\n"
+        self.assert_each_gpu_has("Clean", "B of LDS, a block has", limits)
 
     def test_calls(self):
         self.assert_each_gpu_has("Calls", "not inlined", self.TOLERANT)
