@@ -159,7 +159,7 @@ class AttendBlock {
       if constexpr (kParts == 1) {
         U32x4 words{0, 0, 0, 0};
         if (from != nullptr && item_.query_sign != 0.0f) {
-          words = *reinterpret_cast<const U32x4*>(from);
+          words = LoadGlobal<U32x4>(from);
           const uint32_t flip = item_.query_sign < 0.0f ? 0x80008000u : 0u;
           ATTND_UNROLL
           for (int w = 0; w < 4; ++w) words[w] = words[w] ^ flip;
@@ -297,16 +297,18 @@ class AttendBlock {
         sum_[m][r] = 0.0f;
       }
     }
-    for (int tile = 0; tile < num_tiles_; ++tile) {
-      const int key0 = key0_ + tile * kKeys;
-      const bool all_seen = key0 >= seen_by_all_.begin && key0 + kKeys <= seen_by_all_.end &&
-                            !(kGeneral && item_.tree_mask != nullptr);
-      if (all_seen) {
-        VisitTile<false>(key0);
-      } else {
-        VisitTile<true>(key0);
-      }
+    // Masked tiles are at the ends. Each kind has a loop of its own: in a common one, registers of
+    // the masked tiles would be spilled in the others too.
+    for (int tile = 0; tile < num_tiles_;) {
+      for (; tile < num_tiles_ && !AllSee(tile); ++tile) VisitTile<true>(key0_ + tile * kKeys);
+      for (; tile < num_tiles_ && AllSee(tile); ++tile) VisitTile<false>(key0_ + tile * kKeys);
     }
+  }
+  // Whether every row sees every key of the tile.
+  ATTND_ACCESSOR bool AllSee(int tile) const {
+    const int key0 = key0_ + tile * kKeys;
+    return key0 >= seen_by_all_.begin && key0 + kKeys <= seen_by_all_.end &&
+           !(kGeneral && item_.tree_mask != nullptr);
   }
 
   template <bool kMasked>
@@ -811,10 +813,12 @@ class AttendBlock {
 
 #endif  // ATTND_DEVICE_CODE
 
+// Two waves on CDNA's SIMDs keep the accumulators out of the accumulation registers: a third of the
+// loop's instructions would be moves from there.
 template <class TargetT, Compute kCompute, int kDim, Phase kPhase, bool kGeneral>
-__global__ void __launch_bounds__(
-    TileShapeFor(TargetT::kCore, kCompute, kDim, kPhase).threads(TargetT::kCore))
-    AttendKernel(const AttendArgs args) {
+__global__ void ATTND_LAUNCH_BOUNDS(
+    TileShapeFor(TargetT::kCore, kCompute, kDim, kPhase).threads(TargetT::kCore),
+    WaveSize(TargetT::kCore) == 64 ? 2 : 1) AttendKernel(const AttendArgs args) {
 #if ATTND_DEVICE_CODE
   AttendBlock<TargetT, kCompute, kDim, kPhase, kGeneral>::Run(args);
 #endif

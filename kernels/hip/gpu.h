@@ -105,4 +105,22 @@ ATTND_DEVICE float Exp2(float x) {
 }
 #endif
 
+// Bounds for the compiler: threads of a block, and on AMD waves on a SIMD at least.
+#if ATTND_GPU_AMD
+#define ATTND_LAUNCH_BOUNDS(threads, waves_per_simd) __launch_bounds__(threads, waves_per_simd)
+#else
+#define ATTND_LAUNCH_BOUNDS(threads, waves_per_simd) __launch_bounds__(threads)
+#endif
+
+// What lies at an address of the device's memory. The compiler does not know that of an address
+// which itself was read from memory: AMD would load it by an instruction that waits for LDS too.
+template <class T>
+ATTND_DEVICE T LoadGlobal(const std::byte* from) {
+#if ATTND_GPU_AMD
+  return *(const __attribute__((address_space(1))) T*)from;
+#else
+  return *reinterpret_cast<const T*>(from);
+#endif
+}
+
 }  // namespace attnd::gpu

@@ -78,16 +78,10 @@ class KvLoader {
   template <bool kValues>
   ATTND_ACCESSOR void Issue(const KvSource& source, int key0, std::byte* tile) {
     if constexpr (kInPlace) return;
-    const Column column = ColumnOf<kValues>(source, key0);
-    ATTND_UNROLL
-    for (int j = 0; j < kRows; ++j) {
-      const std::byte* from = Address<kValues>(source, column, j);
-      if constexpr (kAsync) {
-        if (chunk_ >= kChunks) return;
-        nv::CopyAsync16(LdsTile<kDim>::At(tile, j, first_row_, 0, chunk_), from, j < column.rows);
-      } else {
-        Fetch(source, j < column.rows ? from : nullptr, j);
-      }
+    if constexpr (kAsync) {
+      CopyRows<kValues>(source, key0, tile);
+    } else {
+      FetchRows<kValues, kRows>(source, key0, 0);
     }
   }
 
@@ -98,18 +92,13 @@ class KvLoader {
   ATTND_ACCESSOR bool Commit(const KvSource& source, int key0, bool check, std::byte* tile) {
     bool special = false;
     if constexpr (kAsync) {
-      nv::WaitCopies<kStages - 2>();
+      Mma::template WaitCopies<kStages - 2>();
       if (check) special = ClearSpecialInTile(tile);
     } else if constexpr (kInPlace) {
       // Few rows at a time, to stay within registers.
-      const Column column = ColumnOf<kValues>(source, key0);
       ATTND_UNROLL
       for (int j = 0; j < kRows; j += kStoreRows) {
-        ATTND_UNROLL
-        for (int i = 0; i < kStoreRows; ++i) {
-          const std::byte* from = Address<kValues>(source, column, j + i);
-          Fetch(source, j + i < column.rows ? from : nullptr, i);
-        }
+        FetchRows<kValues, kStoreRows>(source, key0, j);
         special |= Store<kValues>(check, tile, j);
       }
     } else {
@@ -132,43 +121,86 @@ class KvLoader {
   static constexpr int kPartBytes = kKeys * kDim * 2;
   static constexpr bool kConverts = kParts > 1;
 
-  // The thread's chunks of a tile.
-  struct Column {
-    const std::byte* first;  // where all rows are in one page
-    int64_t stride_bytes;
-    int rows;  // that there are
-    int first_key;
-  };
+  // Nearly always all rows of the thread are there, in one page: one address, and no branch between
+  // the loads.
   template <bool kValues>
-  ATTND_ACCESSOR Column ColumnOf(const KvSource& source, int key0) const {
-    const int key = key0 + first_row_;
+  ATTND_ACCESSOR bool IsWhole(const KvSource& source, int key0) const {
     const int dim = kValues ? source.head_dim_v : source.head_dim_k;
-    const int offset = chunk_ * kChunk * (kConverts ? SizeOf(source.type) : 2);
-    const bool any = key < source.key_end && chunk_ * kChunk < dim;
-    return {source.template Row<kValues>(place_) + offset,
-            kValues ? source.v_token_stride_bytes : source.k_token_stride_bytes,
-            any ? source.key_end - key : 0, key};
+    return one_page_ && key0 + kKeys <= source.key_end && dim == kDim && kChunks == kChunkSlots;
   }
-  // Row j of it; meaningless from `rows` on.
   template <bool kValues>
-  ATTND_ACCESSOR const std::byte* Address(const KvSource& source, const Column& column,
-                                          int j) const {
-    if (one_page_) return column.first + j * column.stride_bytes;
-    if (j >= column.rows) return column.first;
-    return source.template Row<kValues>(source.Find(column.first_key + j)) +
+  ATTND_ACCESSOR const std::byte* Address(const KvSource& source, KvSource::Place place,
+                                          int after) const {
+    return source.template Row<kValues>(place, after) +
            chunk_ * kChunk * (kConverts ? SizeOf(source.type) : 2);
   }
+  // Row j of the thread, or null where there is nothing to read.
+  template <bool kValues>
+  ATTND_ACCESSOR const std::byte* Address(const KvSource& source, int key0, int j) const {
+    const int key = key0 + first_row_ + j;
+    const int dim = kValues ? source.head_dim_v : source.head_dim_k;
+    if (key >= source.key_end || chunk_ * kChunk >= dim) return nullptr;
+    if (one_page_) return Address<kValues>(source, place_, j);
+    return Address<kValues>(source, source.Find(key), 0);
+  }
 
+  template <bool kValues>
+  ATTND_ACCESSOR void CopyRows(const KvSource& source, int key0, std::byte* tile) {
+    if (IsWhole<kValues>(source, key0)) {
+      const std::byte* from = Address<kValues>(source, place_, 0);
+      const int64_t stride = kValues ? source.v_token_stride_bytes : source.k_token_stride_bytes;
+      ATTND_UNROLL
+      for (int j = 0; j < kRows; ++j) {
+        Mma::CopyAsync16(LdsTile<kDim>::At(tile, j, first_row_, 0, chunk_), from, true);
+        from += stride;
+      }
+      return;
+    }
+    if (chunk_ >= kChunks) return;
+    ATTND_UNROLL
+    for (int j = 0; j < kRows; ++j) {
+      const std::byte* from = Address<kValues>(source, key0, j);
+      Mma::CopyAsync16(LdsTile<kDim>::At(tile, j, first_row_, 0, chunk_),
+                       from != nullptr ? from : source.k, from != nullptr);
+    }
+  }
+
+  // Rows [j, j + kCount) of the thread to the registers.
+  template <bool kValues, int kCount>
+  ATTND_ACCESSOR void FetchRows(const KvSource& source, int key0, int j) {
+    if (IsWhole<kValues>(source, key0)) {
+      const std::byte* from = Address<kValues>(source, place_, j);
+      const int64_t stride = kValues ? source.v_token_stride_bytes : source.k_token_stride_bytes;
+      ATTND_UNROLL
+      for (int i = 0; i < kCount; ++i) {
+        Fetch(source, from, i);
+        from += stride;
+      }
+      return;
+    }
+    ATTND_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      const std::byte* from = Address<kValues>(source, key0, j + i);
+      if (from != nullptr) {
+        Fetch(source, from, i);
+      } else {
+        Clear(i);
+      }
+    }
+  }
   ATTND_ACCESSOR void Fetch(const KvSource& source, const std::byte* from, int held) {
     if constexpr (kConverts) {
-      if (from != nullptr) {
-        LoadChunk(source.type, from, numbers_[held]);
-      } else {
-        ATTND_UNROLL
-        for (int i = 0; i < kChunk; ++i) numbers_[held][i] = 0.0f;
-      }
+      LoadChunk(source.type, from, numbers_[held]);
     } else {
-      chunks_[held] = from != nullptr ? *reinterpret_cast<const U32x4*>(from) : U32x4{0, 0, 0, 0};
+      chunks_[held] = LoadGlobal<U32x4>(from);
+    }
+  }
+  ATTND_ACCESSOR void Clear(int held) {
+    if constexpr (kConverts) {
+      ATTND_UNROLL
+      for (int i = 0; i < kChunk; ++i) numbers_[held][i] = 0.0f;
+    } else {
+      chunks_[held] = U32x4{0, 0, 0, 0};
     }
   }
 
@@ -221,12 +253,14 @@ class KvLoader {
   template <bool kValues>
   ATTND_ACCESSOR void StoreWords(const U32x4 (&words)[kStoreRows], std::byte* tile, int j) {
     if (chunk_ >= kChunks) return;
+    // Addresses that are computed again for each tile are not held in registers meanwhile.
+    const int chunk = Mma::Remat(chunk_), first_row = Mma::Remat(first_row_);
     if constexpr (kValues && kTransposed) {
       // Dim d of the thread's keys, neighbours in its row.
       ATTND_UNROLL
       for (int d = 0; d < kChunk; ++d) {
-        std::byte* to = LdsTile<kKeys>::At(tile, d, chunk_ * kChunk, j / 8, first_row_ >> 3) +
-                        2 * ((first_row_ + j) & 7);
+        std::byte* to = LdsTile<kKeys>::At(tile, d, chunk * kChunk, j / 8, first_row >> 3) +
+                        2 * ((first_row + j) & 7);
         uint32_t pairs[kStoreRows / 2];
         ATTND_UNROLL
         for (int p = 0; p < kStoreRows / 2; ++p) {
@@ -243,7 +277,7 @@ class KvLoader {
     } else {
       ATTND_UNROLL
       for (int r = 0; r < kStoreRows; ++r) {
-        *reinterpret_cast<U32x4*>(LdsTile<kDim>::At(tile, j + r, first_row_, 0, chunk_)) = words[r];
+        *reinterpret_cast<U32x4*>(LdsTile<kDim>::At(tile, j + r, first_row, 0, chunk)) = words[r];
       }
     }
   }

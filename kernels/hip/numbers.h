@@ -68,8 +68,8 @@ ATTND_DEVICE float LoadNumber(Type type, const std::byte* row, int i) {
 // Eight neighbours, aligned to 16 bytes.
 ATTND_DEVICE void LoadChunk(Type type, const std::byte* from, float (&to)[kChunk]) {
   if (type == Type::kF32) {
-    const F32x4 a = reinterpret_cast<const F32x4*>(from)[0];
-    const F32x4 b = reinterpret_cast<const F32x4*>(from)[1];
+    const auto a = LoadGlobal<F32x4>(from);
+    const auto b = LoadGlobal<F32x4>(from + 16);
     ATTND_UNROLL
     for (int i = 0; i < 4; ++i) {
       to[i] = a[i];
@@ -77,7 +77,7 @@ ATTND_DEVICE void LoadChunk(Type type, const std::byte* from, float (&to)[kChunk
     }
     return;
   }
-  const U32x4 pairs = *reinterpret_cast<const U32x4*>(from);
+  const auto pairs = LoadGlobal<U32x4>(from);
   ATTND_UNROLL
   for (int i = 0; i < 4; ++i) {
     to[2 * i] = ToFloat(type, pairs[i] & 0xffffu);

@@ -133,16 +133,6 @@ constexpr TileShape TileShapeFor(Core core, Compute compute, int dim, Phase phas
   return {};
 }
 
-// Blocks that are to share a multiprocessor: the compiler cuts registers to it. On CDNA the second
-// block keeps accumulators out of the accumulation registers.
-constexpr int BlocksAtOnce(Core core, Compute compute, int dim, Phase phase) {
-  if (core == Core::kNvMma && phase == Phase::kDecode && compute != Compute::kF32) {
-    return dim <= 128 ? 3 : 1;
-  }
-  if (WaveSize(core) == 64 && compute != Compute::kF32 && dim <= 128) return 2;
-  return 1;
-}
-
 // Dims of the output that pass through LDS at a time.
 constexpr int OutputDims(int dim) { return dim <= 128 ? dim : dim / 2; }
 

@@ -82,7 +82,8 @@ class Kernel:
     sgprs: int
     lds_bytes: int      # declared; launches may ask for more
     scratch_bytes: int
-    spills: int         # registers, vector and scalar
+    spills: int         # vector registers that are kept in scratch for a while
+    scalar_spills: int  # scalar ones, kept in lanes of vector registers
     has_calls: bool
     max_threads: int    # of a block
     wave_size: int
@@ -299,7 +300,8 @@ def kernels(elf, tools):
             sgprs=int(entry["sgpr_count"]),
             lds_bytes=int(entry["group_segment_fixed_size"]),
             scratch_bytes=int(entry["private_segment_fixed_size"]),
-            spills=int(entry.get("vgpr_spill_count", 0)) + int(entry.get("sgpr_spill_count", 0)),
+            spills=int(entry.get("vgpr_spill_count", 0)),
+            scalar_spills=int(entry.get("sgpr_spill_count", 0)),
             has_calls=any(i.mnemonic == "s_swappc_b64" for i in body),
             max_threads=int(entry["max_flat_workgroup_size"]),
             wave_size=int(entry["wavefront_size"]),

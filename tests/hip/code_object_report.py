@@ -26,7 +26,8 @@ whole kernel name (demangled, without namespaces, spaces and parameters) and the
     waves_per_simd=X     at least; every kernel needs this one
     matrix=yes|no        the hot loop has matrix instructions, or the kernel has none
     share=X              of the hot loop, at least
-    spills=N scratch=BYTES   at most; 0 unless given
+    spills=N scratch=BYTES   at most; 0 unless given. Spilled scalar registers, which go to lanes of
+                         vector ones and not to memory, are shown and not limited
 
 All lines that match a kernel count, a later one for the same key last. A line that matches nothing
 is an error, so is a GPU of --gpus that the library does not serve. PROGRAM prints such lines too,
@@ -175,6 +176,7 @@ class Row:
     lds_bytes: int
     scratch_bytes: int
     spills: int
+    scalar_spills: int
     waves_per_simd: float
     hot: HotLoop | None
     problems: list
@@ -188,7 +190,7 @@ def check(gpu_name, kernel, limit_lines):
     lds = kernel.lds_bytes + limits.get("lds", 0)
     waves = limits.get("waves", -(-kernel.max_threads // kernel.wave_size))
     row = Row(gpu_name, name, kernel.vgprs, kernel.agprs, kernel.sgprs, lds, kernel.scratch_bytes,
-              kernel.spills,
+              kernel.spills, kernel.scalar_spills,
               gpu.waves_per_simd(vgprs=kernel.vgprs, sgprs=kernel.sgprs, lds_bytes=lds,
                                  waves_per_block=waves),
               hot_loop(kernel.loops, gpu), [])
@@ -219,13 +221,13 @@ def check(gpu_name, kernel, limit_lines):
     return row
 
 
-HEAD = ("gpu", "vgpr", "agpr", "sgpr", "lds", "scratch", "spills", "waves", "matrix", "dot",
-        "vector", "all", "exp", "accvgpr", "ds", "memory", "scalar", "share", "kernel")
+HEAD = ("gpu", "vgpr", "agpr", "sgpr", "lds", "scratch", "spills", "sspills", "waves", "matrix",
+        "dot", "vector", "all", "exp", "accvgpr", "ds", "memory", "scalar", "share", "kernel")
 
 
 def table_line(row):
     cells = [row.gpu, row.vgprs, row.agprs, row.sgprs, row.lds_bytes, row.scratch_bytes, row.spills,
-             f"{row.waves_per_simd:g}"]
+             row.scalar_spills, f"{row.waves_per_simd:g}"]
     if row.hot:
         counts = row.hot.counts
         cells += [counts["matrix"], counts["dot"], counts["vector"], row.hot.all_vector,

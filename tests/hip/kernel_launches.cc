@@ -15,8 +15,8 @@ void Print(Core core, const char* gpus) {
   for (int compute = 0; compute < kNumComputes; ++compute) {
     for (int head_dim : kHeadDims) {
       for (int phase = 0; phase < kNumPhases; ++phase) {
-        const LdsLayout lds = LdsLayoutFor(core, static_cast<Compute>(compute), head_dim,
-                                           static_cast<Phase>(phase));
+        const LdsLayout lds =
+            LdsLayoutFor(core, static_cast<Compute>(compute), head_dim, static_cast<Phase>(phase));
         std::cout << "AttendKernel<Target,\\(Compute\\)" << compute << "," << head_dim
                   << ",\\(Phase\\)" << phase << ",\\w+> " << gpus << " lds=" << lds.total_bytes
                   << "\n";
