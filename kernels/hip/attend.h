@@ -24,41 +24,12 @@
 #include "kernels/hip/numbers.h"
 #include "kernels/hip/row_result.h"
 #include "kernels/hip/score.h"
+#include "kernels/hip/special.h"
 #endif
 
 namespace attnd::gpu {
 
 #if ATTND_DEVICE_CODE
-
-// The element that the matrix cores multiply.
-template <Compute kCompute>
-struct ElementOf {
-  using Type = BFloat16;
-};
-template <>
-struct ElementOf<Compute::kF16> {
-  using Type = Half;
-};
-
-// `product`, or where q or k hold NaN or infinities their product. Out of line: it is rare.
-ATTND_RARE float SpecialProduct(const AttendArgs& args, const std::byte* q, const std::byte* k,
-                                float query_sign, float product) {
-  float sum = 0.0f;
-  bool special = false;
-  for (int d = 0; d < args.head_dim_k; ++d) {
-    const float a = LoadNumber(args.q_type, q, d) * query_sign;
-    const float b = LoadNumber(args.kv_type, k, d);
-    special |= !IsFinite(a) || !IsFinite(b);
-    sum += a * b;
-  }
-  return special ? sum : product;
-}
-
-// `out`, or NaN where dim `dim` of the value is not finite.
-ATTND_RARE float SpecialValue(const AttendArgs& args, const std::byte* v, int dim, float out) {
-  if (dim >= args.head_dim_v || IsFinite(LoadNumber(args.kv_type, v, dim))) return out;
-  return NaN();
-}
 
 // kGeneral: the options beyond causality and window, decided at run time.
 template <class TargetT, Compute kCompute, int kDim, Phase kPhase, bool kGeneral>
@@ -452,8 +423,9 @@ class AttendBlock {
           const int row = RowOf(m, Mma::RowSlot(i)), key = KeyOf(key0, n, i);
           if (row >= task_.row_end || key >= task_.key_end) continue;
           scores[m][n][i] =
-              SpecialProduct(args_, QueryRow(row), source_.template Row<false>(source_.Find(key)),
-                             item_.query_sign, scores[m][n][i]);
+              SpecialProduct({args_.q_type, QueryRow(row)},
+                             {source_.type, source_.template Row<false>(source_.Find(key))},
+                             source_.head_dim_k, item_.query_sign, scores[m][n][i]);
         }
       }
     }
@@ -682,7 +654,8 @@ class AttendBlock {
             ATTND_UNROLL
             for (int i = 0; i < Mma::kAccElems; ++i) {
               if (Mma::RowSlot(i) != r) continue;
-              out_[m][d][i] = SpecialValue(args_, v, DimOf(lane_, d, i), out_[m][d][i]);
+              out_[m][d][i] = SpecialValue({source_.type, v}, DimOf(lane_, d, i),
+                                           source_.head_dim_v, out_[m][d][i]);
             }
           }
         }

@@ -45,6 +45,16 @@ struct Target {
 #endif
 
 #if ATTND_DEVICE_CODE
+// The element that the matrix cores multiply.
+template <Compute kCompute>
+struct ElementOf {
+  using Type = BFloat16;
+};
+template <>
+struct ElementOf<Compute::kF16> {
+  using Type = Half;
+};
+
 template <Core kCore, class Element>
 struct MmaForCore;
 #if ATTND_GPU_SIMT || ATTND_GPU_NVIDIA
