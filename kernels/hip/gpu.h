@@ -46,7 +46,7 @@
 #else
 #define ATTND_DEVICE static __device__ __forceinline__
 // Out of line, where being called is rare.
-#define ATTND_RARE static __device__ __noinline__
+#define ATTND_RARE static inline __device__ __noinline__
 #define ATTND_MEMBER static __device__ __forceinline__
 #define ATTND_ACCESSOR __device__ __forceinline__
 #define ATTND_UNROLL _Pragma("unroll")

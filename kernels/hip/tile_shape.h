@@ -43,7 +43,10 @@ constexpr int WaveSize(Core core) {
 }
 // Keys or dims that one matrix operand is deep.
 constexpr int OperandDepth(Core core) { return WaveSize(core) == 64 ? 32 : 16; }
-constexpr int MaxLdsBytes(Core core) { return core == Core::kNvMma ? 227 << 10 : 64 << 10; }
+// Of AMD's 64 KiB, 256 bytes are those of __syncthreads_or (BlockBarrierOr).
+constexpr int MaxLdsBytes(Core core) {
+  return core == Core::kNvMma ? 227 << 10 : (64 << 10) - 256;
+}
 
 struct TileShape {
   int row_waves = 4;          // waves with rows of their own
@@ -95,7 +98,7 @@ constexpr TileShape RdnaShape(Core core, Compute compute, int dim, Phase phase) 
   }
   if (dim <= 64) return {4, 1, 1, 64, 2, false};
   if (dim <= 128) return {4, 1, 1, 64, 2, wide};
-  return {4, 1, 1, 32, 2, true};
+  return {2, 1, 1, 32, 2, true};
 }
 
 constexpr TileShape CdnaShape(Compute compute, int dim, Phase phase) {
@@ -112,7 +115,7 @@ constexpr TileShape CdnaShape(Compute compute, int dim, Phase phase) {
                                    : TileShape{2, 1, 1, 32, 1, false};
   }
   if (phase == Phase::kDecode) {
-    return {1, 2, 1, 64, 2, false};
+    return {1, 2, 1, 64, dim <= 128 ? 2 : 1, false};
   }
   if (dim <= 64) return {4, 1, 1, 128, 2, false};
   if (dim <= 128) return {4, 1, 1, 64, 2, false};
