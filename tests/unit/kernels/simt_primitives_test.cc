@@ -35,14 +35,17 @@ struct Product {
   std::vector<uint16_t> a, b;
   std::vector<float> c, d;
 
+  static size_t Index(int row, int column, int columns) {
+    return static_cast<size_t>(row) * static_cast<size_t>(columns) + static_cast<size_t>(column);
+  }
   template <class Element>
   static Product Random(int columns, int depth, uint64_t seed) {
     Product p{columns, depth, {}, {}, {}, {}};
     std::mt19937_64 random(seed);
     std::normal_distribution<float> normal;
-    p.a.resize(static_cast<size_t>(16 * depth));
-    p.b.resize(static_cast<size_t>(depth * columns));
-    p.c.resize(static_cast<size_t>(16 * columns));
+    p.a.resize(Index(16, 0, depth));
+    p.b.resize(Index(depth, 0, columns));
+    p.c.resize(Index(16, 0, columns));
     p.d.assign(p.c.size(), NAN);
     for (size_t i = 0; i < p.a.size(); ++i) {
       StoreFromFloat(kDType<Element>, p.a.data(), static_cast<int64_t>(i), normal(random));
@@ -53,10 +56,10 @@ struct Product {
     for (float& x : p.c) x = normal(random);
     return p;
   }
-  uint16_t A(int row, int k) const { return a[static_cast<size_t>(row * depth + k)]; }
-  uint16_t B(int k, int column) const { return b[static_cast<size_t>(k * columns + column)]; }
-  float C(int row, int column) const { return c[static_cast<size_t>(row * columns + column)]; }
-  void SetD(int row, int column, float x) { d[static_cast<size_t>(row * columns + column)] = x; }
+  uint16_t A(int row, int k) const { return a[Index(row, k, depth)]; }
+  uint16_t B(int k, int column) const { return b[Index(k, column, columns)]; }
+  float C(int row, int column) const { return c[Index(row, column, columns)]; }
+  void SetD(int row, int column, float x) { d[Index(row, column, columns)] = x; }
 
   template <class Element>
   float MaxError() const {
@@ -69,7 +72,7 @@ struct Product {
           sum += static_cast<double>(LoadAsFloat(kDType<Element>, &x, 0)) *
                  LoadAsFloat(kDType<Element>, &y, 0);
         }
-        const float got = d[static_cast<size_t>(row * columns + column)];
+        const float got = d[Index(row, column, columns)];
         // NaN is the worst of all.
         const auto error = static_cast<float>(std::abs(got - sum));
         if (!(error <= worst)) worst = error;
@@ -263,7 +266,7 @@ TEST_F(SimtPrimitivesTest, KeepsSubnormalsAndSpecialValues) {
   EXPECT_EQ(Run(simt::Core::kGfx1100, &Gfx11<Half>, {&p}), "");
   for (int row = 0; row < 16; ++row) {
     for (int column = 0; column < 16; ++column) {
-      const float x = p.d[static_cast<size_t>(16 * row + column)];
+      const float x = p.d[Product::Index(row, column, 16)];
       if (row == 5) {
         EXPECT_TRUE(std::isnan(x));
       } else if (row == 7) {
