@@ -94,11 +94,11 @@ constexpr TileShape RdnaShape(Core core, Compute compute, int dim, Phase phase) 
   }
   if (phase == Phase::kDecode) {
     return dim <= 128 ? TileShape{1, 4, 1, 64, 2, wide && dim > 64}
-                      : TileShape{1, 2, 1, 32, 2, true};
+                      : TileShape{1, 4, 1, 64, 1, true};
   }
   if (dim <= 64) return {4, 1, 1, 64, 2, false};
   if (dim <= 128) return {4, 1, 1, 64, 2, wide};
-  return {2, 1, 1, 32, 2, true};
+  return {4, 1, 1, 16, 2, true};
 }
 
 constexpr TileShape CdnaShape(Compute compute, int dim, Phase phase) {
