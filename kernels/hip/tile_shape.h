@@ -44,9 +44,7 @@ constexpr int WaveSize(Core core) {
 // Keys or dims that one matrix operand is deep.
 constexpr int OperandDepth(Core core) { return WaveSize(core) == 64 ? 32 : 16; }
 // Of AMD's 64 KiB, 256 bytes are those of __syncthreads_or (BlockBarrierOr).
-constexpr int MaxLdsBytes(Core core) {
-  return core == Core::kNvMma ? 227 << 10 : (64 << 10) - 256;
-}
+constexpr int MaxLdsBytes(Core core) { return core == Core::kNvMma ? 227 << 10 : (64 << 10) - 256; }
 
 struct TileShape {
   int row_waves = 4;          // waves with rows of their own
