@@ -17,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -31,6 +32,7 @@ namespace attnd::cli {
 namespace {
 
 namespace fs = std::filesystem;
+using client::DeviceStats;
 using client::Stats;
 
 class Doctor {
@@ -150,13 +152,18 @@ void Doctor::CheckMemory(const std::optional<Stats>& stats) {
     std::string found = human(*available) + " of " + human(*total) + " available";
     if (limit) found += ", container limit " + human(*limit);
     const uint64_t usable = limit ? std::min(*limit, *total) : *total;
-    if (stats && stats->pool_bytes > usable / 10 * 9) {
-      Say(Verdict::kFail, "memory", found + ", but the pool is " + human(stats->pool_bytes),
+    // A GPU's pool is memory of its own.
+    uint64_t pool_bytes = 0;
+    for (const DeviceStats& device : stats ? stats->devices : std::vector<DeviceStats>()) {
+      if (device.host_memory) pool_bytes += device.pool_bytes;
+    }
+    if (pool_bytes > usable / 10 * 9) {
+      Say(Verdict::kFail, "memory", found + ", but the pool is " + human(pool_bytes),
           "lower the pool's size, or raise the limit: it leaves no room for staging");
     } else if (*available < *total / 20) {
       Say(Verdict::kWarn, "memory", found, "the machine is about to swap or to kill processes");
     } else {
-      Say(Verdict::kOk, "memory", found + (stats ? ", pool " + human(stats->pool_bytes) : ""));
+      Say(Verdict::kOk, "memory", found + (pool_bytes > 0 ? ", pool " + human(pool_bytes) : ""));
     }
   }
   const auto huge = BracketedChoice("/sys/kernel/mm/transparent_hugepage/enabled");

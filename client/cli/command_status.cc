@@ -38,7 +38,16 @@ nlohmann::json ToJson(const Stats& stats) {
                          {"tokens_written_total", stats.tokens_written_total},
                          {"tokens_attended_total", stats.tokens_attended_total},
                          {"kernel_seconds_total", stats.kernel_seconds_total},
+                         {"devices", nlohmann::json::array()},
                          {"caches", nlohmann::json::array()}};
+  for (const client::DeviceStats& device : stats.devices) {
+    json["devices"].push_back({{"name", device.name},
+                               {"pool_bytes", device.pool_bytes},
+                               {"pool_free_bytes", device.pool_free_bytes},
+                               {"sequences", device.sequences},
+                               {"failure", device.failure},
+                               {"host_memory", device.host_memory}});
+  }
   for (const client::CacheInfo& cache : stats.caches)
     json["caches"].push_back(attnd::cli::ToJson(cache));
   return json;
@@ -60,6 +69,16 @@ int RunStatus(const Globals& globals) {
   fields.Add("backend", stats->backend + " on " + stats->device);
   fields.Add("pool", Size(stats->pool_bytes - stats->pool_free_bytes) + " of " +
                          Size(stats->pool_bytes) + " held by caches");
+  for (const client::DeviceStats& device : stats->devices) {
+    if (!device.failure.empty()) {
+      fields.Add("FAILED", device.failure + "; its sequences are lost");
+    } else if (stats->devices.size() > 1) {
+      fields.Add("device", device.name + ", pool " +
+                               Size(device.pool_bytes - device.pool_free_bytes) + " of " +
+                               Size(device.pool_bytes) + ", " + Count(device.sequences) +
+                               " sequences");
+    }
+  }
   fields.Add("process", Size(stats->resident_bytes) + " resident");
   fields.Add("holds",
              Count(stats->sessions) + " sessions, " + Count(stats->sequences) + " sequences");

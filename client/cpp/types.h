@@ -120,15 +120,26 @@ struct Capabilities {
   bool Has(const std::string& feature) const;
 };
 
+// A device of the daemon's, the KV pool on it and the sequences that live there.
+struct DeviceStats {
+  std::string name{};
+  uint64_t pool_bytes = 0;
+  uint64_t pool_free_bytes = 0;
+  int64_t sequences = 0;
+  std::string failure{};  // why it is fenced, its sequences DATA_LOSS; empty where it works
+  bool host_memory = false;
+};
+
 // One consistent look at the daemon.
 struct Stats {
   std::string version{};
   double uptime_seconds = 0;
   std::string backend{};
-  std::string device{};
+  std::string device{};  // the first of devices
   bool draining = false;
-  uint64_t pool_bytes = 0;
+  uint64_t pool_bytes = 0;  // of all devices
   uint64_t pool_free_bytes = 0;
+  std::vector<DeviceStats> devices{};
   std::vector<CacheInfo> caches{};
   int64_t sessions = 0;
   int64_t sequences = 0;

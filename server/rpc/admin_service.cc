@@ -106,6 +106,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetStats(grpc::CallbackServerContext
     device.set_pool_free_bytes(pool.free_bytes.value());
     device.set_sequences(pool.num_sequences);
     device.set_failure(pool.failure);
+    device.set_host_memory(context_.devices[i].device->info().host_memory);
   }
   for (const CacheInfo& info : cache.caches) ToProto(info, *response->add_caches());
   response->set_sessions(cache.num_sessions);

@@ -193,6 +193,10 @@ TEST(OperationsTest, AFailedDeviceTurnsHealthToNotServing) {
   EXPECT_EQ(health.Read(), kNotServing);
   EXPECT_THAT(HttpGet(daemon.server().metrics_address(), "/healthz", 503),
               HasSubstr("the device caught fire"));
+  const v1::GetStatsResponse stats = client.Stats();
+  ASSERT_EQ(stats.devices_size(), 1);
+  EXPECT_THAT(stats.devices(0).failure(), HasSubstr("the device caught fire"));
+  EXPECT_TRUE(stats.devices(0).host_memory());
 }
 
 TEST(OperationsTest, ReflectionIsOnlyThereWhereAskedFor) {

@@ -152,6 +152,7 @@ Stats FromProto(const v1::GetStatsResponse& proto) {
                .draining = proto.draining(),
                .pool_bytes = proto.pool_bytes(),
                .pool_free_bytes = proto.pool_free_bytes(),
+               .devices = {},
                .caches = {},
                .sessions = proto.sessions(),
                .sequences = proto.sequences(),
@@ -164,6 +165,14 @@ Stats FromProto(const v1::GetStatsResponse& proto) {
                .tokens_attended_total = proto.tokens_attended_total(),
                .kernel_seconds_total = proto.kernel_seconds_total(),
                .resident_bytes = proto.resident_bytes()};
+  for (const v1::DeviceStats& device : proto.devices()) {
+    result.devices.push_back({.name = device.name(),
+                              .pool_bytes = device.pool_bytes(),
+                              .pool_free_bytes = device.pool_free_bytes(),
+                              .sequences = device.sequences(),
+                              .failure = device.failure(),
+                              .host_memory = device.host_memory()});
+  }
   for (const v1::CacheInfo& cache : proto.caches()) result.caches.push_back(FromProto(cache));
   return result;
 }
