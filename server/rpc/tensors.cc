@@ -146,9 +146,9 @@ uint64_t InputLayout::Place(const TensorRange& range, size_t alignment) {
 
 absl::Status InputLayout::Check() const {
   if (moved_bytes_ <= tensor_bytes_) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("tensors that are not aligned to their element size overlap: they have ",
-                   moved_bytes_, " bytes, tensor_data has ", tensor_bytes_));
+  return absl::InvalidArgumentError(absl::StrCat("tensors that are not aligned to ", kRowAlignment,
+                                                 " bytes overlap: they have ", moved_bytes_,
+                                                 " bytes, tensor_data has ", tensor_bytes_));
 }
 
 void InputLayout::CopyTo(std::span<const ByteRange> tensor_data, std::byte* staging) const {

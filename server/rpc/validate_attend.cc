@@ -187,7 +187,7 @@ absl::Status AttendValidator::AddItem(int index) {
   work.device = place_.device;
   work.query_len = rows;
   if (has_q) {
-    offsets.q = batch_.input.Place(q, SizeOf(dtype));
+    offsets.q = batch_.input.Place(q, kRowAlignment);
     PlaceOptions(scores, batch_.input, work, offsets);
     offsets.out_bytes = static_cast<uint64_t>(rows * query_heads * dim_v) * SizeOf(dtype);
     offsets.out = batch_.output.Place(offsets.out_bytes);
@@ -199,8 +199,8 @@ absl::Status AttendValidator::AddItem(int index) {
     }
   }
   if (write) {
-    offsets.k = batch_.input.Place(k, SizeOf(dtype));
-    offsets.v = batch_.input.Place(v, SizeOf(dtype));
+    offsets.k = batch_.input.Place(k, kRowAlignment);
+    offsets.v = batch_.input.Place(v, kRowAlignment);
   }
   batch_.items.push_back(work);
   batch_.offsets.push_back(offsets);

@@ -190,9 +190,9 @@ absl::StatusOr<PreparedBatch> ValidateFlashAttention(const v1::FlashAttentionReq
   const bool wants_lse = scores.features.Has(Feature::kLse);
   ItemOffsets base;
   PlaceOptions(scores, batch.input, work, base);
-  base.q = batch.input.Place(tensors.q, element);
-  base.k = batch.input.Place(tensors.k, element);
-  base.v = batch.input.Place(tensors.v, element);
+  base.q = batch.input.Place(tensors.q, kRowAlignment);
+  base.k = batch.input.Place(tensors.k, kRowAlignment);
+  base.v = batch.input.Place(tensors.v, kRowAlignment);
   base.out_bytes = static_cast<uint64_t>(total_q * s.query_heads * s.dim_v) * element;
   base.out = batch.output.Place(base.out_bytes);
   if (wants_lse) {
