@@ -153,10 +153,12 @@ constexpr LdsLayout LdsLayoutFor(Core core, Compute compute, int dim, Phase phas
   const int parts = NumParts(compute);
   LdsLayout lds;
   lds.query_bytes = shape.rows() * dim * 2 * parts;
-  // Apart, tiles can be on their way before the queries are there; long rows of tiles gain nothing.
-  lds.query_in_ring = !shape.query_in_lds && phase == Phase::kPrefill;
-  lds.tile_offset = lds.query_in_ring ? 0 : lds.query_bytes;
   lds.tile_bytes = shape.keys * dim * 2 * parts;
+  // Apart, tiles can be on their way before the queries are there; long rows of tiles gain nothing,
+  // and both must fit.
+  const bool fits = lds.query_bytes + shape.stages * lds.tile_bytes <= MaxLdsBytes(core);
+  lds.query_in_ring = !shape.query_in_lds && (phase == Phase::kPrefill || !fits);
+  lds.tile_offset = lds.query_in_ring ? 0 : lds.query_bytes;
   const int main_bytes = lds.tile_offset + shape.stages * lds.tile_bytes;
   lds.output_stride = OutputDims(dim) + 4;
   lds.statistics_offset = shape.waves() * 16 * lds.output_stride * 4;
