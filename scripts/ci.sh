@@ -71,14 +71,14 @@ export jobs full
 
 stage test 1200 make --no-print-directory test
 stage lint 120 scripts/lint.sh format tidy shell
-stage clang 500 scripts/lint.sh clang headers
+stage clang 600 scripts/lint.sh clang headers
 stage clang-tidy 240 scripts/lint.sh clang-tidy
-stage asan-ubsan 1000 bash -c 'sanitized asan-ubsan'
-stage tsan 600 bash -c 'sanitized tsan'
-stage neon 360 bash -c neon
-stage hip-amd 900 make --no-print-directory hip-amd
-stage hip-nvidia 360 bash -c hip_nvidia
+stage asan-ubsan 1500 bash -c 'sanitized asan-ubsan'
+stage tsan 800 bash -c 'sanitized tsan'
+stage neon 400 bash -c neon
 if [[ -n $full ]]; then
+  stage hip-amd 1800 make --no-print-directory hip-amd
+  stage hip-nvidia 1800 bash -c hip_nvidia
   stage demo 600 make --no-print-directory demo
 fi
 
