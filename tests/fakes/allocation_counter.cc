@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/allocation_counter.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -19,7 +20,8 @@ void* Allocate(std::size_t size, std::size_t alignment) {
 }
 void* Allocate(std::size_t size) { return Allocate(size, alignof(std::max_align_t)); }
 void* Allocate(std::size_t size, std::align_val_t alignment) {
-  return Allocate(size, static_cast<std::size_t>(alignment));
+  // posix_memalign knows no smaller one.
+  return Allocate(size, std::max(static_cast<std::size_t>(alignment), sizeof(void*)));
 }
 
 // Out of line: inlined beside a `new`, free() is a mismatch to GCC's eyes.
