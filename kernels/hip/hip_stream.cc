@@ -41,7 +41,7 @@ class HipEvent final : public Event {
   }
 
  private:
-  const hipEvent_t handle_;
+  hipEvent_t handle_;
   HipFence& fence_;
   HipEventPool& events_;
 };
@@ -56,7 +56,7 @@ HipEventPool::~HipEventPool() {
 absl::Status HipEventPool::Reserve() {
   std::vector<hipEvent_t> events;
   for (size_t i = 0; i < kEventsPerStream; ++i) {
-    ATTND_ASSIGN_OR_RETURN(const hipEvent_t event, Take());
+    ATTND_ASSIGN_OR_RETURN(hipEvent_t event, Take());
     events.push_back(event);
   }
   for (hipEvent_t event : events) GiveBack(event);
@@ -67,7 +67,7 @@ absl::StatusOr<hipEvent_t> HipEventPool::Take() {
   {
     MutexLock lock(mu_);
     if (!free_.empty()) {
-      const hipEvent_t event = free_.back();
+      hipEvent_t event = free_.back();
       free_.pop_back();
       return event;
     }
@@ -107,7 +107,7 @@ absl::Status HipStream::CopyPages(std::span<const PageCopy> copies) {
 
 absl::StatusOr<std::unique_ptr<Event>> HipStream::Record() {
   ATTND_RETURN_IF_ERROR(Use());
-  ATTND_ASSIGN_OR_RETURN(const hipEvent_t handle, events_.Take());
+  ATTND_ASSIGN_OR_RETURN(hipEvent_t handle, events_.Take());
   auto event = std::make_unique<HipEvent>(handle, fence_, events_);
   ATTND_RETURN_IF_HIP_ERROR(fence_, hipEventRecord(handle, handle_));
   return event;

@@ -64,7 +64,7 @@ class HipStream final : public Stream {
   HipFence& fence() { return fence_; }
 
  private:
-  const hipStream_t handle_;
+  hipStream_t handle_;
   const int ordinal_;
   HipFence& fence_;
   HipEventPool& events_;

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdio>
 
+// NOLINTBEGIN(readability-identifier-naming): HIP's names
 using hipError_t = cudaError_t;
 using hipStream_t = cudaStream_t;
 using hipEvent_t = cudaEvent_t;
@@ -99,3 +100,4 @@ inline hipError_t hipGetDeviceProperties(hipDeviceProp_t* properties, int device
                 properties->major, properties->minor);
   return error;
 }
+// NOLINTEND(readability-identifier-naming)
