@@ -140,23 +140,11 @@ class AttendBlock {
         float x[kChunk] = {};
         if (from != nullptr) LoadChunk(args_.q_type, from, x);
         ATTND_UNROLL
-        for (int d = 0; d < kChunk; ++d) {
-          x[d] *= item_.query_sign;
-          if (!IsFinite(x[d])) {
-            special = true;
-            x[d] = 0.0f;
-          }
-        }
+        for (int d = 0; d < kChunk; ++d) x[d] *= item_.query_sign;
+        special |= ClearNonFinite(x);
         ATTND_UNROLL
         for (int part = 0; part < kParts; ++part) {
-          U32x4 words;
-          ATTND_UNROLL
-          for (int w = 0; w < 4; ++w) {
-            words[w] = InterleaveHalves(FloatToBits(x[2 * w]), FloatToBits(x[2 * w + 1]), true);
-            x[2 * w] = WithoutHighPart(x[2 * w]);
-            x[2 * w + 1] = WithoutHighPart(x[2 * w + 1]);
-          }
-          *reinterpret_cast<U32x4*>(to + part * kPartQueryBytes) = words;
+          *reinterpret_cast<U32x4*>(to + part * kPartQueryBytes) = TakeHighParts(x);
         }
       }
     }
@@ -448,6 +436,11 @@ class AttendBlock {
     }
   }
 
+  // Whether `query`, to which causality and the window leave `seen`, sees `key`.
+  ATTND_ACCESSOR bool Sees(int query, Range seen, int key) const {
+    if (key < seen.begin || key >= seen.end) return false;
+    return !kGeneral || TreeAllows(item_, query, key);
+  }
   ATTND_ACCESSOR void MaskScores(int key0, int row_tile, Acc (&scores)[kKeyTiles]) {
     ATTND_UNROLL
     for (int r = 0; r < kRowSlots; ++r) {
@@ -459,9 +452,7 @@ class AttendBlock {
         for (int i = 0; i < Mma::kAccElems; ++i) {
           if (Mma::RowSlot(i) != r) continue;
           const int key = KeyOf(key0, n, i);
-          bool sees = key >= seen.begin && key < seen.end;
-          if constexpr (kGeneral) sees = sees && TreeAllows(item_, query, key);
-          if (!sees) scores[n][i] = MinusInfinity();
+          if (!Sees(query, seen, key)) scores[n][i] = MinusInfinity();
         }
       }
     }
@@ -645,10 +636,7 @@ class AttendBlock {
         ATTND_UNROLL
         for (int r = 0; r < kRowSlots; ++r) {
           const int query = QueryOf(RowOf(m, r));
-          const Range seen = VisibleKeys(item_, task_, query);
-          bool sees = key >= seen.begin && key < seen.end;
-          if constexpr (kGeneral) sees = sees && TreeAllows(item_, query, key);
-          if (!sees) continue;
+          if (!Sees(query, VisibleKeys(item_, task_, query), key)) continue;
           ATTND_UNROLL
           for (int d = 0; d < kDimTiles; ++d) {
             ATTND_UNROLL
@@ -743,12 +731,8 @@ class AttendBlock {
                  values);
       return;
     }
-    const int query = QueryOf(row), head = HeadOf(row);
-    const RowResult result = FinishRow(item_, head, largest, sum, unit_);
-    ATTND_UNROLL
-    for (int i = 0; i < kChunk; ++i) values[i] = result.any ? values[i] * result.factor : 0.0f;
-    StoreChunk(args_.q_type, OutputRow(item_, query, head) + dim * SizeOf(args_.q_type), values);
-    if (dim == 0) StoreLse(item_, query, head, result.lse);
+    StoreResult(item_, args_.q_type, {QueryOf(row), HeadOf(row)}, dim,
+                FinishRow(item_, HeadOf(row), largest, sum, unit_), values);
   }
 
   const AttendArgs& args_;

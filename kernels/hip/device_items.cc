@@ -7,6 +7,7 @@
 #include <span>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/attention/check_params.h"
 #include "kernels/base/dtype.h"
 
 namespace attnd {
@@ -31,7 +32,7 @@ gpu::Heads DeviceHeads(const HeadsView<Data>& view, DType dtype) {
 bool IsAligned(const gpu::Heads& heads) {
   return (std::bit_cast<uintptr_t>(heads.data) | static_cast<uintptr_t>(heads.token_stride_bytes) |
           static_cast<uintptr_t>(heads.head_stride_bytes)) %
-             kRowAlignmentBytes ==
+             kOperandAlignmentBytes ==
          0;
 }
 
@@ -101,8 +102,9 @@ void FillOptions(const AttentionParams& params, const AttentionItem& item, Uploa
 absl::Status CheckAlignment(const AttentionParams& params, const AttentionItem& item,
                             size_t index) {
   const auto unaligned = [index](const char* what) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "item ", index, ": rows of ", what, " must be aligned to ", kRowAlignmentBytes, " bytes"));
+    return absl::InvalidArgumentError(absl::StrCat("item ", index, ": rows of ", what,
+                                                   " must be aligned to ", kOperandAlignmentBytes,
+                                                   " bytes"));
   };
   const DType q = params.key.q_dtype;
   if (!IsAligned(DeviceHeads(item.q, q))) return unaligned("q");
@@ -118,7 +120,7 @@ absl::Status CheckAlignment(const AttentionParams& params, const AttentionItem& 
                                          kv.v_head_stride_elems | kv.v_token_stride_elems) *
                                         size);
   for (int64_t page = 0; page < pages; ++page) bits |= kv.page_offsets[page];
-  return bits % kRowAlignmentBytes == 0 ? absl::OkStatus() : unaligned("the KV pages");
+  return bits % kOperandAlignmentBytes == 0 ? absl::OkStatus() : unaligned("the KV pages");
 }
 
 size_t OptionBytes(const AttentionParams& params, const AttentionItem& item) {

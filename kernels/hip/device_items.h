@@ -13,9 +13,6 @@
 
 namespace attnd {
 
-// Rows of tensors and pages lie on multiples of this.
-inline constexpr int64_t kRowAlignmentBytes = 16;
-
 // INVALID_ARGUMENT names the operand of item `index` that is not aligned.
 absl::Status CheckAlignment(const AttentionParams& params, const AttentionItem& item, size_t index);
 

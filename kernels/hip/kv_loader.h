@@ -211,30 +211,12 @@ class KvLoader {
     bool special = false;
     if constexpr (kConverts) {
       ATTND_UNROLL
-      for (int r = 0; r < kStoreRows; ++r) {
-        ATTND_UNROLL
-        for (int i = 0; i < kChunk; ++i) {
-          float& x = numbers_[held + r][i];
-          if (!IsFinite(x)) {
-            special = true;
-            x = 0.0f;
-          }
-        }
-      }
+      for (int r = 0; r < kStoreRows; ++r) special |= ClearNonFinite(numbers_[held + r]);
       ATTND_UNROLL
       for (int part = 0; part < kParts; ++part) {
         U32x4 words[kStoreRows];
         ATTND_UNROLL
-        for (int r = 0; r < kStoreRows; ++r) {
-          ATTND_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            float& low = numbers_[held + r][2 * i];
-            float& high = numbers_[held + r][2 * i + 1];
-            words[r][i] = InterleaveHalves(FloatToBits(low), FloatToBits(high), true);
-            low = WithoutHighPart(low);
-            high = WithoutHighPart(high);
-          }
-        }
+        for (int r = 0; r < kStoreRows; ++r) words[r] = TakeHighParts(numbers_[held + r]);
         StoreWords<kValues>(words, tile + part * kPartBytes, j);
       }
     } else {

@@ -41,11 +41,8 @@ ATTND_DEVICE void MergeChunk(const MergeArgs& args, const MergeTask& task, const
   const int item_row = task.row_begin + row;
   const auto query = static_cast<int>(args.group.Quotient(item_row));
   const int head = task.kv_head * group + item_row - query * group;
-  const RowResult result = FinishRow(item, head, largest, sum, unit);
-  ATTND_UNROLL
-  for (int i = 0; i < kChunk; ++i) values[i] = result.any ? values[i] * result.factor : 0.0f;
-  StoreChunk(args.q_type, OutputRow(item, query, head) + dim * SizeOf(args.q_type), values);
-  if (dim == 0) StoreLse(item, query, head, result.lse);
+  StoreResult(item, args.q_type, {query, head}, dim, FinishRow(item, head, largest, sum, unit),
+              values);
 }
 #endif
 

@@ -125,5 +125,29 @@ inline constexpr float kPartScale = 0x1p-7f;
 ATTND_DEVICE float WithoutHighPart(float x) {
   return (x - BitsToFloat(FloatToBits(x) & 0xffff0000u)) * (1.0f / kPartScale);
 }
+// The high parts of a chunk in pairs; what is left stays in it.
+ATTND_DEVICE U32x4 TakeHighParts(float (&chunk)[kChunk]) {
+  U32x4 pairs;
+  ATTND_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    float& low = chunk[2 * i];
+    float& high = chunk[2 * i + 1];
+    pairs[i] = InterleaveHalves(FloatToBits(low), FloatToBits(high), true);
+    low = WithoutHighPart(low);
+    high = WithoutHighPart(high);
+  }
+  return pairs;
+}
+// Whether a chunk holds an infinity or a NaN; such numbers become 0.
+ATTND_DEVICE bool ClearNonFinite(float (&chunk)[kChunk]) {
+  bool any = false;
+  ATTND_UNROLL
+  for (int i = 0; i < kChunk; ++i) {
+    if (IsFinite(chunk[i])) continue;
+    any = true;
+    chunk[i] = 0.0f;
+  }
+  return any;
+}
 
 }  // namespace attnd::gpu

@@ -2,9 +2,9 @@
 #include "kernels/hip/plan.h"
 
 #include <algorithm>
-#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/attention/check_params.h"
 #include "kernels/attention/visibility.h"
 #include "kernels/base/status_macros.h"
 
@@ -20,31 +20,15 @@ constexpr int64_t kBlocksOfItem = 128;
 // head.
 constexpr int64_t kMinSplitKeys = 256;
 
-absl::Status CheckItem(const AttentionItem& item, size_t index) {
-  const auto invalid = [index](const auto&... parts) {
-    return absl::InvalidArgumentError(absl::StrCat("item ", index, ": ", parts...));
-  };
-  if (item.query_len < 0 || item.kv_len < 0) {
-    return invalid("query_len=", item.query_len, " kv_len=", item.kv_len);
+// Positions are 32 bits wide on the device, and sums of two stay in range.
+absl::Status CheckRange(const AttentionItem& item, size_t index) {
+  if (item.query_len < gpu::kFar && item.kv_len < gpu::kFar && item.start_position < gpu::kFar &&
+      item.start_position > -gpu::kFar) {
+    return absl::OkStatus();
   }
-  if (item.query_len >= gpu::kFar || item.kv_len >= gpu::kFar || item.start_position >= gpu::kFar ||
-      item.start_position <= -gpu::kFar) {
-    return invalid("lengths and positions must be below ", gpu::kFar,
-                   ": query_len=", item.query_len, " kv_len=", item.kv_len,
-                   " start_position=", item.start_position);
-  }
-  if (item.kv_len > 0 && item.kv.page_size_tokens < 1) {
-    return invalid("page_size_tokens=", item.kv.page_size_tokens);
-  }
-  if ((item.new_k.data == nullptr) != (item.new_v.data == nullptr)) {
-    return invalid("new_k and new_v come together");
-  }
-  if (item.new_k.data != nullptr &&
-      (item.start_position < 0 || item.start_position + item.query_len > item.kv_len)) {
-    return invalid("writes [", item.start_position, ", ", item.start_position + item.query_len,
-                   ") of ", item.kv_len, " keys");
-  }
-  return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "item ", index, ": lengths and positions must be below ", gpu::kFar, ": query_len=",
+      item.query_len, " kv_len=", item.kv_len, " start_position=", item.start_position));
 }
 
 gpu::Compute ComputeFor(const KernelKey& key) {
@@ -69,7 +53,6 @@ class Planner {
 
   void AddItem(int32_t index) {
     const AttentionItem& item = params_.items[static_cast<size_t>(index)];
-    if (item.kv_len > 0) plan_.num_pages += DivideUp(item.kv_len, item.kv.page_size_tokens);
     if (item.new_k.data != nullptr) {
       for (int64_t token = 0; token < item.query_len; token += gpu::kAppendTokens) {
         plan_.appends.push_back(
@@ -149,15 +132,10 @@ bool Before(const gpu::AttendTask& a, const gpu::AttendTask& b) {
 }  // namespace
 
 absl::Status MakeHipPlan(const AttentionParams& params, gpu::Core core, HipPlan& plan) {
-  if (params.num_kv_heads < 1 || params.num_query_heads < 1 ||
-      params.num_query_heads % params.num_kv_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(params.num_query_heads, " query heads over ",
-                                                   params.num_kv_heads,
-                                                   " KV heads: one must divide the other"));
-  }
   for (size_t i = 0; i < params.items.size(); ++i) {
-    ATTND_RETURN_IF_ERROR(CheckItem(params.items[i], i));
+    ATTND_RETURN_IF_ERROR(CheckRange(params.items[i], i));
   }
+  ATTND_RETURN_IF_ERROR(CheckShapes(params));
   plan.compute = ComputeFor(params.key);
   plan.head_dim = gpu::CompiledHeadDim(std::max(params.key.head_dim_k, params.key.head_dim_v));
   plan.general = !params.key.features
@@ -166,7 +144,6 @@ absl::Status MakeHipPlan(const AttentionParams& params, gpu::Core core, HipPlan&
   plan.appends.clear();
   plan.merges.clear();
   plan.partial_rows = 0;
-  plan.num_pages = 0;
   for (auto& attends : plan.attends) attends.clear();
 
   Planner planner(params, core, plan);

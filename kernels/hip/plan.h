@@ -29,7 +29,6 @@ struct HipPlan {
   std::vector<gpu::AttendTask> attends[gpu::kNumPhases];  // most work first
   std::vector<gpu::MergeTask> merges;
   int64_t partial_rows = 0;  // of the workspace
-  int64_t num_pages = 0;     // of all items' block tables
 };
 
 // INVALID_ARGUMENT names what is wrong with an item's shapes. The key is supported (HipBackend).

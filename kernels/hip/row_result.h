@@ -33,12 +33,24 @@ ATTND_DEVICE RowResult FinishRow(const Item& item, int head, float largest, floa
   return {true, kept / sum * item.dropout_scale, (shift + log2f(sum)) * kLn2};
 }
 
-ATTND_DEVICE std::byte* OutputRow(const Item& item, int query, int head) {
-  return item.out.data + query * item.out.token_stride_bytes + head * item.out.head_stride_bytes;
-}
-ATTND_DEVICE void StoreLse(const Item& item, int query, int head, float lse) {
-  if (item.lse == nullptr) return;
-  item.lse[query * item.lse_token_stride_elems + head * item.lse_head_stride_elems] = lse;
+struct OutputRow {
+  int query;
+  int head;
+};
+
+// The row's chunk of sums at `dim`, divided, to its place; with the first one the log-sum-exp.
+ATTND_DEVICE void StoreResult(const Item& item, Type type, OutputRow row, int dim,
+                              const RowResult& result, float (&values)[kChunk]) {
+  ATTND_UNROLL
+  for (int i = 0; i < kChunk; ++i) values[i] = result.any ? values[i] * result.factor : 0.0f;
+  StoreChunk(type,
+             item.out.data + row.query * item.out.token_stride_bytes +
+                 row.head * item.out.head_stride_bytes + dim * SizeOf(type),
+             values);
+  if (dim == 0 && item.lse != nullptr) {
+    item.lse[row.query * item.lse_token_stride_elems + row.head * item.lse_head_stride_elems] =
+        result.lse;
+  }
 }
 
 }  // namespace attnd::gpu

@@ -6,10 +6,10 @@
 // host's side; here they are asked for one row and one key at a time.
 #pragma once
 
+#include "kernels/base/philox.h"
 #include "kernels/hip/args.h"
 #include "kernels/hip/gpu.h"
 #include "kernels/hip/numbers.h"
-#include "kernels/hip/philox_device.h"
 
 namespace attnd::gpu {
 
@@ -48,10 +48,11 @@ ATTND_DEVICE float ShapedScore(const Item& item, float product, int query, int h
 }
 
 ATTND_RARE bool DropoutKeeps(const Item& item, int query, int head, int key) {
-  const Draws draws = Philox4x32Draws(item.dropout_seed, static_cast<uint32_t>(key) / 4,
-                                      static_cast<uint32_t>(item.start_position + query),
-                                      static_cast<uint32_t>(head), item.dropout_subsequence);
-  return draws.values[key % 4] >= item.dropout_threshold;
+  const auto draws =
+      Philox4x32(item.dropout_seed, {static_cast<uint32_t>(key) / 4,
+                                     static_cast<uint32_t>(item.start_position + query),
+                                     static_cast<uint32_t>(head), item.dropout_subsequence});
+  return draws[key % 4] >= item.dropout_threshold;
 }
 
 }  // namespace attnd::gpu

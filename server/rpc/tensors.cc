@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/attention/check_params.h"
 #include "kernels/base/checked_math.h"
 #include "server/engine/staging.h"
 
@@ -146,9 +147,9 @@ uint64_t InputLayout::Place(const TensorRange& range, size_t alignment) {
 
 absl::Status InputLayout::Check() const {
   if (moved_bytes_ <= tensor_bytes_) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("tensors that are not aligned to ", kRowAlignment,
-                                                 " bytes overlap: they have ", moved_bytes_,
-                                                 " bytes, tensor_data has ", tensor_bytes_));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tensors that are not aligned to ", kOperandAlignmentBytes, " bytes overlap: they have ",
+      moved_bytes_, " bytes, tensor_data has ", tensor_bytes_));
 }
 
 void InputLayout::CopyTo(std::span<const ByteRange> tensor_data, std::byte* staging) const {

@@ -61,9 +61,6 @@ absl::StatusOr<int64_t> CheckRows(const v1::Tensor& tensor, const FieldName& nam
 absl::StatusOr<TensorRange> CheckTensor(const v1::Tensor& tensor, const FieldName& name,
                                         const ExpectedTensor& expected, uint64_t tensor_bytes);
 
-// What kernels ask of the rows of queries, keys and values.
-inline constexpr size_t kRowAlignment = 16;
-
 // Where the tensors of a request will lie in its input staging buffer: as they lie in tensor_data,
 // which is copied whole; only those that are not aligned as a kernel needs them get a copy of their
 // own behind it.

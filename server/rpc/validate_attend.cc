@@ -4,6 +4,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/attention/check_params.h"
 #include "kernels/base/status_macros.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/validate.h"
@@ -187,7 +188,7 @@ absl::Status AttendValidator::AddItem(int index) {
   work.device = place_.device;
   work.query_len = rows;
   if (has_q) {
-    offsets.q = batch_.input.Place(q, kRowAlignment);
+    offsets.q = batch_.input.Place(q, kOperandAlignmentBytes);
     PlaceOptions(scores, batch_.input, work, offsets);
     offsets.out_bytes = static_cast<uint64_t>(rows * query_heads * dim_v) * SizeOf(dtype);
     offsets.out = batch_.output.Place(offsets.out_bytes);
@@ -199,8 +200,8 @@ absl::Status AttendValidator::AddItem(int index) {
     }
   }
   if (write) {
-    offsets.k = batch_.input.Place(k, kRowAlignment);
-    offsets.v = batch_.input.Place(v, kRowAlignment);
+    offsets.k = batch_.input.Place(k, kOperandAlignmentBytes);
+    offsets.v = batch_.input.Place(v, kOperandAlignmentBytes);
   }
   batch_.items.push_back(work);
   batch_.offsets.push_back(offsets);

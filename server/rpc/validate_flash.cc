@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/attention/check_params.h"
 #include "kernels/base/status_macros.h"
 #include "server/rpc/validate.h"
 
@@ -190,9 +191,9 @@ absl::StatusOr<PreparedBatch> ValidateFlashAttention(const v1::FlashAttentionReq
   const bool wants_lse = scores.features.Has(Feature::kLse);
   ItemOffsets base;
   PlaceOptions(scores, batch.input, work, base);
-  base.q = batch.input.Place(tensors.q, kRowAlignment);
-  base.k = batch.input.Place(tensors.k, kRowAlignment);
-  base.v = batch.input.Place(tensors.v, kRowAlignment);
+  base.q = batch.input.Place(tensors.q, kOperandAlignmentBytes);
+  base.k = batch.input.Place(tensors.k, kOperandAlignmentBytes);
+  base.v = batch.input.Place(tensors.v, kOperandAlignmentBytes);
   base.out_bytes = static_cast<uint64_t>(total_q * s.query_heads * s.dim_v) * element;
   base.out = batch.output.Place(base.out_bytes);
   if (wants_lse) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The HIP backend on simt_host: on each matrix core that its kernels are written for.
+#include "kernels/attention/check_params.h"
 #include "kernels/hip/hip_backend.h"
 #include "kernels/hip/hip_device.h"
 #include "kernels/hip/simt_host/machine.h"
@@ -14,7 +15,7 @@ BackendUnderTest MakeHip() {
   BackendUnderTest under_test;
   std::unique_ptr<HipDevice> device = *HipDevice::Open(0);
   under_test.owned_memory = std::make_unique<PinnedMemory>(*device);
-  under_test.memory = {under_test.owned_memory.get(), /*row_alignment_bytes=*/16};
+  under_test.memory = {under_test.owned_memory.get(), kOperandAlignmentBytes};
   under_test.stream = *device->NewStream();
   under_test.backend = *MakeHipBackend(
       *device, {.launches = 2, .upload_bytes = Bytes(1 << 16), .workspace_bytes = Bytes(1 << 20)});

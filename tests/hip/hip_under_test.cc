@@ -8,6 +8,7 @@
 #include <memory>
 #include <utility>
 
+#include "kernels/attention/check_params.h"
 #include "kernels/hip/hip_backend.h"
 #include "kernels/hip/hip_device.h"
 #include "tests/conformance/backend_under_test.h"
@@ -52,7 +53,7 @@ BackendUnderTest MakeHip() {
   }
   under_test.backend = *std::move(backend);
   under_test.staging = std::make_unique<HipTestMemory>();
-  under_test.memory.row_alignment_bytes = 16;
+  under_test.memory.row_alignment_bytes = kOperandAlignmentBytes;
   under_test.device = *std::move(device);
   return under_test;
 }

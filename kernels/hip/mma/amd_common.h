@@ -24,6 +24,15 @@ ATTND_DEVICE uint32_t PackHalvesTowardZero(float low, float high) {
   return __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_pkrtz(low, high));
 }
 
+// v_permlanex16 with the identity: the value of lane ^ 16.
+ATTND_DEVICE uint32_t SwapHalves16(uint32_t x) {
+#if defined(__GFX11__) || defined(__GFX12__)
+  return __builtin_amdgcn_permlanex16(x, x, 0x76543210u, 0xfedcba98u, false, false);
+#else
+  return x;
+#endif
+}
+
 }  // namespace attnd::gpu::amd
 #endif
 
@@ -53,6 +62,28 @@ struct AmdMma {
       return amd::PackHalvesTowardZero(low, high);
     }
   }
+
+  // A chunk of a tile in LDS.
+  template <int kRow>
+  ATTND_MEMBER U32x4 Load16(const std::byte* tile, int row, int lane_row, int chunk,
+                            int lane_chunk) {
+    return *reinterpret_cast<const U32x4*>(
+        LdsTile<kRow>::At(tile, row, lane_row, chunk, lane_chunk));
+  }
+};
+
+// WMMA's: 32 lanes, two for each query.
+template <class ElementT>
+struct RdnaMma : AmdMma<ElementT> {
+  static constexpr int kWaveSize = 32;
+  static constexpr int kDepth = 16;
+  static constexpr int kAccElems = 8;
+
+  ATTND_MEMBER float RowMax(float x) { return fmaxf(x, Swap(x)); }
+  ATTND_MEMBER float RowSum(float x) { return x + Swap(x); }
+
+ private:
+  ATTND_MEMBER float Swap(float x) { return BitsToFloat(amd::SwapHalves16(FloatToBits(x))); }
 };
 
 }  // namespace attnd::gpu

@@ -67,20 +67,20 @@ struct CdnaMma : AmdMma<ElementT> {
 
   template <int kRow>
   ATTND_MEMBER Query LoadQuery(const std::byte* tile, int row, int step, int lane) {
-    return Load<kRow>(tile, row, lane & 15, 4 * step, lane >> 4);
+    return Base::template Load16<kRow>(tile, row, lane & 15, 4 * step, lane >> 4);
   }
   template <int kRow>
   ATTND_MEMBER Key LoadKey(const std::byte* tile, int group, int sub, int step, int lane,
                            int key_base) {
-    return Load<kRow>(tile, 32 * group + 4 * sub, key_base + PermutedRow(lane), 4 * step,
-                      lane >> 4);
+    return Base::template Load16<kRow>(tile, 32 * group + 4 * sub, key_base + PermutedRow(lane),
+                                       4 * step, lane >> 4);
   }
   // Of a tile [dim][key].
   template <int kRow>
   ATTND_MEMBER Key LoadValue(const std::byte* tile, int dim_group, int sub, int key_group, int lane,
                              int key_base) {
-    return Load<kRow>(tile, 32 * dim_group + 4 * sub, PermutedRow(lane), 4 * key_group,
-                      (key_base >> 3) + (lane >> 4));
+    return Base::template Load16<kRow>(tile, 32 * dim_group + 4 * sub, PermutedRow(lane),
+                                       4 * key_group, (key_base >> 3) + (lane >> 4));
   }
   ATTND_MEMBER void MultiplyAdd(Acc& acc, const Query& q, const Key& k) {
     if constexpr (kDepth32) {
@@ -109,11 +109,6 @@ struct CdnaMma : AmdMma<ElementT> {
 
  private:
   ATTND_MEMBER int PermutedRow(int lane) { return 8 * ((lane >> 2) & 3) + (lane & 3); }
-  template <int kRow>
-  ATTND_MEMBER U32x4 Load(const std::byte* tile, int row, int lane_row, int chunk, int lane_chunk) {
-    return *reinterpret_cast<const U32x4*>(
-        LdsTile<kRow>::At(tile, row, lane_row, chunk, lane_chunk));
-  }
 };
 
 }  // namespace attnd::gpu

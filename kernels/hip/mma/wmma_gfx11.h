@@ -29,26 +29,14 @@ ATTND_DEVICE F32x8 WmmaGfx11(U32x8 a, U32x8 b, F32x8 c) {
   return c;
 #endif
 }
-// v_permlanex16 with the identity: the value of lane ^ 16.
-ATTND_DEVICE uint32_t SwapHalves16(uint32_t x) {
-#if defined(__GFX11__) || defined(__GFX12__)
-  return __builtin_amdgcn_permlanex16(x, x, 0x76543210u, 0xfedcba98u, false, false);
-#else
-  return x;
-#endif
-}
-
 }  // namespace attnd::gpu::amd
 #endif
 
 namespace attnd::gpu {
 
 template <class ElementT>
-struct Gfx11Mma : AmdMma<ElementT> {
-  using Base = AmdMma<ElementT>;
-  static constexpr int kWaveSize = 32;
-  static constexpr int kDepth = 16;
-  static constexpr int kAccElems = 8;
+struct Gfx11Mma : RdnaMma<ElementT> {
+  using Base = RdnaMma<ElementT>;
   using Query = U32x8;
   using Key = U32x8;
   using Acc = F32x8;
@@ -86,8 +74,6 @@ struct Gfx11Mma : AmdMma<ElementT> {
     }
     return q;
   }
-  ATTND_MEMBER float RowMax(float x) { return fmaxf(x, Swap(x)); }
-  ATTND_MEMBER float RowSum(float x) { return x + Swap(x); }
   // Some 40 LDS addresses hoisted out of the loop would spill: an identity that the optimiser
   // cannot see through makes it compute them again for each tile.
   ATTND_MEMBER int Remat(int x) {
@@ -99,14 +85,11 @@ struct Gfx11Mma : AmdMma<ElementT> {
 
  private:
   ATTND_MEMBER int PermutedRow(int lane) { return ((lane >> 1) & 7) + 8 * (lane & 1); }
-  ATTND_MEMBER float Swap(float x) { return BitsToFloat(amd::SwapHalves16(FloatToBits(x))); }
   // `chunk` is even.
   template <int kRow>
   ATTND_MEMBER U32x8 Load(const std::byte* tile, int row, int lane_row, int chunk, int lane_chunk) {
-    const U32x4 a =
-        *reinterpret_cast<const U32x4*>(LdsTile<kRow>::At(tile, row, lane_row, chunk, lane_chunk));
-    const U32x4 b = *reinterpret_cast<const U32x4*>(
-        LdsTile<kRow>::At(tile, row, lane_row, chunk + 1, lane_chunk));
+    const U32x4 a = Base::template Load16<kRow>(tile, row, lane_row, chunk, lane_chunk);
+    const U32x4 b = Base::template Load16<kRow>(tile, row, lane_row, chunk + 1, lane_chunk);
     return U32x8{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]};
   }
 };

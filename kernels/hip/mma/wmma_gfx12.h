@@ -7,7 +7,7 @@
 // Layouts: AMD RDNA4 Instruction Set Architecture, "Wave Matrix Multiply Accumulate".
 #pragma once
 
-#include "kernels/hip/mma/wmma_gfx11.h"
+#include "kernels/hip/mma/amd_common.h"
 
 #if !ATTND_GPU_SIMT
 namespace attnd::gpu::amd {
@@ -35,11 +35,8 @@ ATTND_DEVICE F32x8 WmmaGfx12(U32x4 a, U32x4 b, F32x8 c) {
 namespace attnd::gpu {
 
 template <class ElementT>
-struct Gfx12Mma : AmdMma<ElementT> {
-  using Base = AmdMma<ElementT>;
-  static constexpr int kWaveSize = 32;
-  static constexpr int kDepth = 16;
-  static constexpr int kAccElems = 8;
+struct Gfx12Mma : RdnaMma<ElementT> {
+  using Base = RdnaMma<ElementT>;
   using Query = U32x4;
   using Key = U32x4;
   using Acc = F32x8;
@@ -48,19 +45,20 @@ struct Gfx12Mma : AmdMma<ElementT> {
 
   template <int kRow>
   ATTND_MEMBER Query LoadQuery(const std::byte* tile, int row, int step, int lane) {
-    return Load<kRow>(tile, row, lane & 15, 2 * step, lane >> 4);
+    return Base::template Load16<kRow>(tile, row, lane & 15, 2 * step, lane >> 4);
   }
   template <int kRow>
   ATTND_MEMBER Key LoadKey(const std::byte* tile, int group, int /*sub*/, int step, int lane,
                            int key_base) {
-    return Load<kRow>(tile, 16 * group, key_base + (lane & 15), 2 * step, lane >> 4);
+    return Base::template Load16<kRow>(tile, 16 * group, key_base + (lane & 15), 2 * step,
+                                       lane >> 4);
   }
   // Of a tile [dim][key].
   template <int kRow>
   ATTND_MEMBER Key LoadValue(const std::byte* tile, int dim_group, int /*sub*/, int key_group,
                              int lane, int key_base) {
-    return Load<kRow>(tile, 16 * dim_group, lane & 15, 2 * key_group,
-                      (key_base >> 3) + (lane >> 4));
+    return Base::template Load16<kRow>(tile, 16 * dim_group, lane & 15, 2 * key_group,
+                                       (key_base >> 3) + (lane >> 4));
   }
   ATTND_MEMBER void MultiplyAdd(Acc& acc, const Query& q, const Key& k) {
     acc = amd::WmmaGfx12<ElementT>(k, q, acc);
@@ -70,16 +68,6 @@ struct Gfx12Mma : AmdMma<ElementT> {
     ATTND_UNROLL
     for (int i = 0; i < 4; ++i) q[i] = Base::Pack(p[0][2 * i], p[0][2 * i + 1]);
     return q;
-  }
-  ATTND_MEMBER float RowMax(float x) { return fmaxf(x, Swap(x)); }
-  ATTND_MEMBER float RowSum(float x) { return x + Swap(x); }
-
- private:
-  ATTND_MEMBER float Swap(float x) { return BitsToFloat(amd::SwapHalves16(FloatToBits(x))); }
-  template <int kRow>
-  ATTND_MEMBER U32x4 Load(const std::byte* tile, int row, int lane_row, int chunk, int lane_chunk) {
-    return *reinterpret_cast<const U32x4*>(
-        LdsTile<kRow>::At(tile, row, lane_row, chunk, lane_chunk));
   }
 };
 
