@@ -175,6 +175,14 @@ TEST(GpuDaemonTest, AForkWritesToCopiesOfItsPages) {
   EXPECT_LE(errors.relative_l2(), cli::ErrorBound(DType::kF32));
 }
 
+// The cache "model" of a daemon, by the id that it has on the wire.
+void OpenModel(client::Client& client, v1::Id& id) {
+  const absl::StatusOr<client::Cache> cache = client.OpenCache("model", Geometry(DType::kBF16));
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  id.set_boot(cache->info.id.boot);
+  id.set_handle(cache->info.id.handle);
+}
+
 TEST(GpuDaemonTest, AKilledDaemonsIdsAreNotFoundInTheNext) {
   TestSession session;
   v1::Id sequence;
@@ -185,14 +193,12 @@ TEST(GpuDaemonTest, AKilledDaemonsIdsAreNotFoundInTheNext) {
     ASSERT_TRUE(daemon.serving()) << daemon.log();
     const std::unique_ptr<client::Client> client = Connect(daemon);
     ASSERT_NE(client, nullptr);
-    const absl::StatusOr<client::Cache> cache = client->OpenCache("model", Geometry(DType::kBF16));
-    ASSERT_TRUE(cache.ok()) << cache.status();
-    v1::Id cache_id;
-    cache_id.set_boot(cache->info.id.boot);
-    cache_id.set_handle(cache->info.id.handle);
+    v1::Id cache;
+    OpenModel(*client, cache);
+    if (HasFatalFailure()) return;
     TestClient raw(daemon.address());
     session = raw.NewSession();
-    sequence = raw.NewSequence(session, cache_id);
+    sequence = raw.NewSequence(session, cache);
     daemon.Signal(SIGKILL);
     EXPECT_EQ(daemon.Wait(), 128 + SIGKILL);
   }
@@ -201,14 +207,12 @@ TEST(GpuDaemonTest, AKilledDaemonsIdsAreNotFoundInTheNext) {
   const std::unique_ptr<client::Client> client = Connect(daemon);
   ASSERT_NE(client, nullptr);
   // The same slots are taken again, by others.
-  const absl::StatusOr<client::Cache> cache = client->OpenCache("model", Geometry(DType::kBF16));
-  ASSERT_TRUE(cache.ok()) << cache.status();
-  v1::Id cache_id;
-  cache_id.set_boot(cache->info.id.boot);
-  cache_id.set_handle(cache->info.id.handle);
+  v1::Id cache;
+  OpenModel(*client, cache);
+  if (HasFatalFailure()) return;
   TestClient raw(daemon.address());
   const TestSession other = raw.NewSession();
-  raw.NewSequence(other, cache_id);
+  raw.NewSequence(other, cache);
   Batch theirs(session);
   theirs.Add({.sequence = sequence});
   EXPECT_EQ(raw.Attend(theirs.request()).status.error_code(), grpc::StatusCode::NOT_FOUND);
