@@ -216,6 +216,7 @@ class ServerCore {
   }
   static std::vector<std::span<std::byte>> Pools(const std::deque<OneDevice>& devices) {
     std::vector<std::span<std::byte>> pools;
+    pools.reserve(devices.size());
     for (const OneDevice& device : devices) pools.push_back(device.pool.bytes());
     return pools;
   }

@@ -22,6 +22,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/cpu_device.h"
+#include "tests/fakes/built_files.h"
 
 namespace attnd {
 namespace {
@@ -80,18 +81,11 @@ void InProcessDaemon::Start(Platform platform, const Change& change) {
 }
 
 ChildDaemon::ChildDaemon(std::vector<std::string> flags) {
-  const char* bin_dir = std::getenv("ATTND_BIN_DIR");
-  if (bin_dir == nullptr) {
-    ADD_FAILURE() << "ATTND_BIN_DIR is not set: run this test through ctest";
-    return;
-  }
   const std::string ready = dir_.path("ready.json");
-  std::vector<std::string> args = {std::string(bin_dir) + "/attnd",
-                                   "--listen=unix:" + dir_.path("s"),
-                                   "--metrics_listen=127.0.0.1:0",
-                                   "--ready_file=" + ready,
-                                   "--pool_bytes=64MiB",
-                                   "--num_threads=2"};
+  std::vector<std::string> args = {
+      BuiltProgram("attnd"),          "--listen=unix:" + dir_.path("s"),
+      "--metrics_listen=127.0.0.1:0", "--ready_file=" + ready,
+      "--pool_bytes=64MiB",           "--num_threads=2"};
   args.insert(args.end(), flags.begin(), flags.end());
 
   const int changes = inotify_init1(IN_CLOEXEC);

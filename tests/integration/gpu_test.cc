@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,6 +14,7 @@
 #include "kernels/hip/hip_backend.h"
 #include "kernels/hip/hip_platform.h"
 #include "kernels/hip/simt_host/machine.h"
+#include "tests/fakes/built_files.h"
 #include "tests/integration/daemon.h"
 #include "tests/integration/reference_model.h"
 #include "tests/integration/test_client.h"
@@ -163,9 +163,7 @@ TEST_F(GpuTest, AFaultFencesItsDeviceAndTheOtherServesOn) {
 }
 
 TEST(GpuStartTest, TheProgramLoadsThePluginAndServes) {
-  const std::string plugin =
-      std::string(std::getenv("ATTND_BIN_DIR")) + "/../tests/bin/libattnd_hip_simt.so";
-  ChildDaemon daemon({"--hip_plugin=" + plugin});
+  ChildDaemon daemon({"--hip_plugin=" + BuiltTestPlugin("attnd_hip_simt")});
   ASSERT_TRUE(daemon.serving()) << daemon.log();
   EXPECT_THAT(daemon.log(), AllOf(HasSubstr("HIP shows 1 device, 1 in use"),
                                   HasSubstr("backend: hip (gfx1100), chosen because"),

@@ -10,12 +10,12 @@
 
 #include <atomic>
 #include <csignal>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 
+#include "tests/fakes/built_files.h"
 #include "tests/integration/daemon.h"
 #include "tests/integration/test_client.h"
 
@@ -41,9 +41,8 @@ TEST(ProcessTest, SigtermDrainsAndExitsWithZero) {
 }
 
 TEST(ProcessTest, SaysWhyItChoseItsBackend) {
-  const std::string plugins = std::string(std::getenv("ATTND_BIN_DIR")) + "/../tests/bin/";
-  const std::string good = "--hip_plugin=" + plugins + "libattnd_fake_plugin_good.so";
-  const std::string bad = "--hip_plugin=" + plugins + "libattnd_fake_plugin_other_version.so";
+  const std::string good = "--hip_plugin=" + BuiltTestPlugin("attnd_fake_plugin_good");
+  const std::string bad = "--hip_plugin=" + BuiltTestPlugin("attnd_fake_plugin_other_version");
   const struct {
     std::vector<std::string> flags;
     std::string logged;

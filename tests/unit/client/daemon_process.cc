@@ -15,13 +15,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/fakes/built_files.h"
 extern char** environ;
 
 namespace attnd::client {
 namespace {
 
 pid_t Spawn(const std::string& program, const std::vector<std::string>& arguments, int output_fd) {
-  std::vector<std::string> words = {BinPath(program)};
+  std::vector<std::string> words = {BuiltProgram(program)};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);
@@ -60,11 +61,6 @@ nlohmann::json AwaitReadyFile(const std::string& folder, const std::string& path
 
 }  // namespace
 
-std::string BinPath(const std::string& program) {
-  const char* folder = std::getenv("ATTND_BIN_DIR");
-  return std::string(folder == nullptr ? "bin" : folder) + "/" + program;
-}
-
 ProgramResult RunProgram(const std::string& program, const std::vector<std::string>& arguments) {
   ProgramResult result;
   int ends[2];
@@ -96,12 +92,12 @@ DaemonProcess::DaemonProcess() {
                 "127.0.0.1:0", "--ready_file", ready_file, "--log_level", "warning"},
                -1);
   if (pid_ < 0) {
-    error_ = "could not start " + BinPath("attnd");
+    error_ = "could not start " + BuiltProgram("attnd");
     return;
   }
   const nlohmann::json ready = AwaitReadyFile(folder_, ready_file, pid_);
   if (!ready.is_object()) {
-    error_ = BinPath("attnd") + " ended before it was ready";
+    error_ = BuiltProgram("attnd") + " ended before it was ready";
     pid_ = -1;
     return;
   }

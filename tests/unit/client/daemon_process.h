@@ -13,14 +13,11 @@
 
 namespace attnd::client {
 
-// Where the programs under test are: $ATTND_BIN_DIR.
-std::string BinPath(const std::string& program);
-
 struct ProgramResult {
   int exit_code = -1;
   std::string output;  // stdout and stderr
 };
-// Runs a program of BinPath to its end.
+// Runs a program of the build to its end.
 ProgramResult RunProgram(const std::string& program, const std::vector<std::string>& arguments);
 
 class DaemonProcess {

@@ -33,7 +33,7 @@ class SimtHostTest : public ::testing::TestWithParam<simt::Core> {
   static std::string Run(void (*kernel)(Args), unsigned grid, unsigned block, size_t lds_bytes,
                          const std::type_identity_t<Args>& args) {
     EXPECT_EQ(LaunchKernel(kernel, grid, block, lds_bytes, nullptr, args), hipSuccess);
-    const std::string report = simt::LastReport();
+    std::string report = simt::LastReport();
     EXPECT_EQ(hipDeviceSynchronize(), report.empty() ? hipSuccess : hipErrorLaunchFailure);
     return report;
   }
@@ -79,7 +79,8 @@ TEST_P(SimtHostTest, ShufflesAndVotesWithinTheWave) {
   const int wave = WaveSizeOfDevice();
   std::vector<float> out(static_cast<size_t>(4 * wave));
   EXPECT_EQ(Run(&ShuffleAndVote, 1, out.size(), 0, {out.data()}), "");
-  const auto sum = static_cast<float>(wave * (wave - 1) / 2);
+  const int pairs = wave * (wave - 1) / 2;
+  const auto sum = static_cast<float>(pairs);
   for (size_t i = 0; i < out.size(); ++i) {
     EXPECT_EQ(out[i], i < static_cast<size_t>(wave) ? -sum : sum) << i;
   }

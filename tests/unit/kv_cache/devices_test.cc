@@ -50,8 +50,8 @@ class DevicesTest : public CacheFixture {
 
 TEST_F(DevicesTest, SequencesSpread) {
   OpenTwo(8, 8);
-  std::vector<int> devices;
-  for (int i = 0; i < 6; ++i) devices.push_back(DeviceOf(Create()));
+  std::array<int, 6> devices;
+  for (int& device : devices) device = DeviceOf(Create());
   EXPECT_THAT(devices, ElementsAre(0, 1, 0, 1, 0, 1));
   const KvCacheStats stats = kv_->Stats();
   ASSERT_EQ(stats.pools.size(), 2u);
@@ -62,8 +62,8 @@ TEST_F(DevicesTest, SequencesSpread) {
 TEST_F(DevicesTest, NewSequencesGoWhereMorePagesAreFree) {
   OpenTwo(8, 8);
   ASSERT_TRUE(Write(Create(), 0, 5 * kPageTokens).ok());  // on device 0
-  std::vector<int> devices;
-  for (int i = 0; i < 4; ++i) devices.push_back(DeviceOf(Create()));
+  std::array<int, 4> devices;
+  for (int& device : devices) device = DeviceOf(Create());
   // There 3 pages for two sequences, counting the new one; here 8 for one, two, three and four.
   EXPECT_THAT(devices, ElementsAre(1, 1, 1, 1));
   EXPECT_EQ(DeviceOf(Create()), 0);

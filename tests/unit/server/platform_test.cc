@@ -8,9 +8,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <string>
 
+#include "tests/fakes/built_files.h"
 #include "tests/fakes/fake_backend.h"
 
 namespace attnd {
@@ -21,8 +21,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::string PluginPath(const std::string& kind) {
-  return std::string(std::getenv("ATTND_BIN_DIR")) + "/../tests/bin/libattnd_fake_plugin_" + kind +
-         ".so";
+  return BuiltTestPlugin("attnd_fake_plugin_" + kind);
 }
 
 // Stands for the CPU: a platform that is known by its lack of devices.

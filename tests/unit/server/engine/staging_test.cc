@@ -145,12 +145,14 @@ TEST(StagingTest, PinnedMemoryIsKeptForReuseAndStaysBelowTheLimit) {
   Staging staging({&gpu}, Bytes(1024 * kMiB));
   for (int round = 0; round < 3; ++round) {
     std::vector<StagingBuffer> burst;
+    burst.reserve(100);
     for (int i = 0; i < 100; ++i) burst.push_back(*staging.Allocate(Bytes(10 * kMiB)));
   }
   EXPECT_EQ(gpu.allocations, 100);
   EXPECT_EQ(gpu.held, 1000 * kMiB);
   // Another size takes the place of what is kept.
   std::vector<StagingBuffer> others;
+  others.reserve(15);
   for (int i = 0; i < 15; ++i) others.push_back(*staging.Allocate(Bytes(64 * kMiB)));
   EXPECT_LE(gpu.held, 1024 * kMiB);
   EXPECT_FALSE(staging.Allocate(Bytes(128 * kMiB)).ok());
