@@ -38,7 +38,8 @@ ATTND_DEVICE AppendPlace PlaceOf(const AppendArgs& args, const AppendTask& task,
   ATTND_DEVICE_CHECK(page < item.num_pages);
   return {rows.from.data + row * rows.from.token_stride_bytes + head * rows.from.head_stride_bytes +
               dim * SizeOf(args.q_type),
-          rows.to + item.page_offsets[page] + head * rows.head_stride_bytes +
+          rows.to + (static_cast<uint64_t>(item.page_places[page]) << item.page_shift) +
+              head * rows.head_stride_bytes +
               (token - page * static_cast<int>(item.page_size.divisor)) * rows.token_stride_bytes +
               dim * SizeOf(args.kv_type)};
 }
@@ -80,6 +81,7 @@ ATTND_DEVICE void AppendTensor(const AppendArgs& args, const AppendTask& task, c
 template <class TargetT>
 __global__ void __launch_bounds__(kAppendThreads) AppendKernel(const AppendArgs args) {
 #if ATTND_DEVICE_CODE
+  WaitForLaunchesBefore();
   const AppendTask task = args.tasks[blockIdx.x];
   const Item& item = args.items[task.item];
   AppendTensor(args, task, item,

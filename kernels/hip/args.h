@@ -34,7 +34,8 @@ struct Item {
 
   std::byte* k = nullptr;  // of a page at offset 0
   std::byte* v = nullptr;
-  const uint64_t* page_offsets = nullptr;  // [pages], bytes
+  // [num_pages]: page p begins at page_places[p] << page_shift bytes.
+  const uint32_t* page_places = nullptr;
   int64_t k_head_stride_bytes = 0;
   int64_t k_token_stride_bytes = 0;
   int64_t v_head_stride_bytes = 0;
@@ -43,7 +44,8 @@ struct Item {
   // The largest power of two, at most 64, of which pages are whole multiples: as many neighbouring
   // keys, aligned, share a page.
   int32_t page_run = 1;
-  int32_t num_pages = 0;  // entries of page_offsets
+  int32_t num_pages = 0;
+  int32_t page_shift = 0;
 
   int32_t query_len = 0;
   int32_t start_position = 0;
@@ -67,29 +69,32 @@ struct Item {
 // Farther than any position; sums of two stay in range.
 inline constexpr int32_t kFar = 1 << 30;
 
-// Rows of one KV head against a range of keys. Row r of an item is query r / group of the head's
-// query head r % group.
+// Some rows of each KV head against a range of keys, one KV head a block. Row r of an item is query
+// r / group, of query head r % group of those that share the KV head.
+//
+// A range longer than split_keys is several splits, from key_begin on, computed one after another
+// as if each were a task of its own.
 struct AttendTask {
   int32_t item = 0;
-  int32_t kv_head = 0;
   int32_t row_begin = 0;
   int32_t row_end = 0;
   int32_t key_begin = 0;
   int32_t key_end = 0;
+  int32_t split_keys = kFar;
   int32_t partial_row = -1;  // first row of the partial results; -1: writes the output
   int32_t unused = 0;
 };
 
-// The partial results of the splits of some rows become output: split s of row r is partial row
-// first_partial + s * (row_end - row_begin) + r - row_begin.
+// The partial results of a row's splits become output, one KV head a block. With H KV heads, split
+// s of head h is partial row first_partial + (s * H + h) * rows.
 struct MergeTask {
   int32_t item = 0;
-  int32_t kv_head = 0;
-  int32_t row_begin = 0;
-  int32_t row_end = 0;
+  int32_t row = 0;
   int32_t first_partial = 0;
-  int32_t num_splits = 0;
+  int32_t num_splits = 0;  // at most kMaxSplits
+  int32_t rows = 0;        // of the AttendTasks that this row was one of
 };
+inline constexpr int kMaxSplits = 512;
 
 // Lanes of a block of the small kernels, and the tokens of one append task.
 inline constexpr int kMergeThreads = 128;
@@ -104,6 +109,9 @@ struct AppendTask {
   int32_t unused = 0;
 };
 
+// LDS of a merge block: the largest score and the sum of each split, eight numbers a thread.
+inline constexpr size_t kMergeLdsBytes = (2 * kMaxSplits + 8 * kMergeThreads) * sizeof(float);
+
 // A row of a split, before its division: sum of weights times values, and what the weights were
 // taken relative to.
 struct PartialResults {
@@ -116,6 +124,7 @@ struct AttendArgs {
   const Item* items = nullptr;
   const AttendTask* tasks = nullptr;
   PartialResults partial;
+  FastDivide kv_heads;
   FastDivide group;  // query heads a KV head
   int32_t head_dim_k = 0;
   int32_t head_dim_v = 0;
@@ -127,6 +136,7 @@ struct MergeArgs {
   const Item* items = nullptr;
   const MergeTask* tasks = nullptr;
   PartialResults partial;
+  FastDivide kv_heads;
   FastDivide group;
   int32_t head_dim_v = 0;
   Type q_type = Type::kF32;

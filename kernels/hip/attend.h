@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The attention kernel: one block computes one AttendTask, some rows of a KV head against a range
-// of its keys, prefill and decode alike.
+// The attention kernel: one block computes one KV head of an AttendTask, some rows against a range
+// of keys, prefill and decode alike.
 //
 // A row is a query of one of the query heads that share the KV head, so that each tile of keys is
 // read once for all of them. Per tile: scores S = Q K^T on the matrix cores, masks, an online
@@ -22,7 +22,9 @@
 #if ATTND_DEVICE_CODE
 #include "kernels/hip/kv_loader.h"
 #include "kernels/hip/numbers.h"
+#include "kernels/hip/query_loader.h"
 #include "kernels/hip/row_result.h"
+#include "kernels/hip/rows.h"
 #include "kernels/hip/score.h"
 #include "kernels/hip/special.h"
 #endif
@@ -36,13 +38,12 @@ template <class TargetT, Compute kCompute, int kDim, Phase kPhase, bool kGeneral
 class AttendBlock {
  public:
   ATTND_MEMBER void Run(const AttendArgs& args) {
-    const AttendTask task = args.tasks[blockIdx.x];
-    AttendBlock block(args, args.items[task.item], task);
-    if constexpr (!kLds.query_in_ring) block.StartLoads();
-    block.LoadQueries();
-    if constexpr (kLds.query_in_ring) block.StartLoads();
-    block.VisitTiles();
-    block.Finish();
+    WaitForLaunchesBefore();
+    const TaskOfBlock of = FindTask(args.kv_heads);
+    const AttendTask task = args.tasks[of.task];
+    AttendBlock block(args, args.items[task.item], task, of);
+    block.StartLoads();
+    block.VisitSplits();
   }
 
  private:
@@ -74,10 +75,14 @@ class AttendBlock {
 
   using Loader = KvLoader<Mma, kParts, kKeys, kDim, kThreads, kShape.stages>;
 
-  ATTND_ACCESSOR AttendBlock(const AttendArgs& args, const Item& item, const AttendTask& task)
+  using Queries = QueryLoader<Mma, kParts, kShape.rows(), kDim, kThreads>;
+
+  ATTND_ACCESSOR AttendBlock(const AttendArgs& args, const Item& item, const AttendTask& task,
+                             TaskOfBlock of)
       : args_(args),
         item_(item),
         task_(task),
+        of_(of),
         loader_(static_cast<int>(threadIdx.x), item.page_run) {
     const int thread = static_cast<int>(threadIdx.x);
     lane_ = thread % Mma::kWaveSize;
@@ -89,10 +94,8 @@ class AttendBlock {
     key0_ = task.key_begin & ~15;
     num_tiles_ = task.key_end > task.key_begin ? (task.key_end - key0_ + kKeys - 1) / kKeys : 0;
     // What every row sees: the first and the last query's limits hold for those between them.
-    const int first_query = static_cast<int>(args.group.Quotient(task.row_begin));
-    const int last_query = static_cast<int>(args.group.Quotient(task.row_end - 1));
-    seen_by_all_ = {VisibleKeys(item, task, last_query).begin,
-                    VisibleKeys(item, task, first_query).end};
+    seen_by_all_ = {VisibleKeys(item, task, QueryOf(task.row_end - 1)).begin,
+                    VisibleKeys(item, task, QueryOf(task.row_begin)).end};
   }
 
   // ---- rows
@@ -100,11 +103,8 @@ class AttendBlock {
   ATTND_ACCESSOR int RowOf(int row_tile, int slot) const {
     return first_row_ + 16 * row_tile + (Mma::Row(0, slot) - Mma::Row(0, 0));
   }
-  ATTND_ACCESSOR int QueryOf(int row) const { return static_cast<int>(args_.group.Quotient(row)); }
-  ATTND_ACCESSOR int HeadOf(int row) const {
-    const int group = static_cast<int>(args_.group.divisor);
-    return task_.kv_head * group + row - QueryOf(row) * group;
-  }
+  ATTND_ACCESSOR int QueryOf(int row) const { return queries_in_memory_.rows.Query(row); }
+  ATTND_ACCESSOR int HeadOf(int row) const { return queries_in_memory_.rows.Head(row); }
   ATTND_ACCESSOR int KeyOf(int key0, int key_tile, int i) const {
     return key0 + key_base_ + key_tile / kSubs * Mma::kDepth +
            Mma::Column(lane_, key_tile % kSubs, i);
@@ -115,40 +115,16 @@ class AttendBlock {
 
   // ---- queries
 
-  // Rows past the last are zeros. A softmax scale below zero turns the queries' sign.
-  ATTND_ACCESSOR void LoadQueries() {
-    constexpr int kChunks = kDim / kChunk;
-    bool special = false;
-    for (int i = static_cast<int>(threadIdx.x); i < kShape.rows() * kChunks; i += kThreads) {
-      const int r = i / kChunks, chunk = i % kChunks;
-      const int row = task_.row_begin + r;
-      const std::byte* from = nullptr;
-      if (row < task_.row_end && chunk * kChunk < args_.head_dim_k) {
-        from = QueryRow(row) + chunk * kChunk * (kParts > 1 ? SizeOf(args_.q_type) : 2);
-      }
-      std::byte* to = LdsTile<kDim>::At(Lds(), 0, r, 0, chunk);
-      if constexpr (kParts == 1) {
-        U32x4 words{0, 0, 0, 0};
-        if (from != nullptr && item_.query_sign != 0.0f) {
-          words = LoadGlobal<U32x4>(from);
-          const uint32_t flip = item_.query_sign < 0.0f ? 0x80008000u : 0u;
-          ATTND_UNROLL
-          for (int w = 0; w < 4; ++w) words[w] = words[w] ^ flip;
-        }
-        *reinterpret_cast<U32x4*>(to) = words;
-      } else {
-        float x[kChunk] = {};
-        if (from != nullptr) LoadChunk(args_.q_type, from, x);
-        ATTND_UNROLL
-        for (int d = 0; d < kChunk; ++d) x[d] *= item_.query_sign;
-        special |= ClearNonFinite(x);
-        ATTND_UNROLL
-        for (int part = 0; part < kParts; ++part) {
-          *reinterpret_cast<U32x4*>(to + part * kPartQueryBytes) = TakeHighParts(x);
-        }
-      }
+  // Queries and the first tiles, in the order that LDS has room for.
+  ATTND_ACCESSOR void StartLoads() {
+    Queries::Issue(queries_in_memory_, Lds());
+    if constexpr (!kLds.query_in_ring) StartTiles();
+    constexpr int kGroupsAfter = kLds.query_in_ring || !Loader::kAsync ? 0 : kShape.stages - 1;
+    special_queries_ = Queries::template Commit<kGroupsAfter>(queries_in_memory_, Lds());
+    // In LDS they are for everyone when the first tile is.
+    if constexpr (kParts > 1 || !kShape.query_in_lds) {
+      special_queries_ = BarrierWith<(kParts > 1)>(special_queries_);
     }
-    special_queries_ = BarrierWith<(kParts > 1)>(special);
     if constexpr (!kShape.query_in_lds) {
       ATTND_UNROLL
       for (int part = 0; part < kParts; ++part) {
@@ -162,10 +138,7 @@ class AttendBlock {
       }
       if constexpr (kLds.query_in_ring) BlockBarrier();
     }
-  }
-  ATTND_ACCESSOR const std::byte* QueryRow(int row) const {
-    return item_.q.data + QueryOf(row) * item_.q.token_stride_bytes +
-           HeadOf(row) * item_.q.head_stride_bytes;
+    if constexpr (kLds.query_in_ring) StartTiles();
   }
   ATTND_ACCESSOR Query QueryFromLds(int part, int row_tile, int step, int lane) const {
     return Mma::template LoadQuery<kDim>(Lds() + part * kPartQueryBytes, wave_row_ + 16 * row_tile,
@@ -234,9 +207,8 @@ class AttendBlock {
   }
 
   // The first tiles, as many as there is room for.
-  ATTND_ACCESSOR void StartLoads() {
-    if (num_tiles_ == 0) return;
-    loader_.Locate(source_, key0_);
+  ATTND_ACCESSOR void StartTiles() {
+    if (num_tiles_ > 0) loader_.Locate(source_, key0_);
     if constexpr (!Loader::kInPlace) {
       IssueNext<false>();
       if constexpr (Loader::kAsync && kShape.stages >= 3) IssueNext<true>();
@@ -245,7 +217,25 @@ class AttendBlock {
     }
   }
 
-  ATTND_ACCESSOR void VisitTiles() {
+  // Splits one after another; tiles of the next are on their way while one ends.
+  ATTND_ACCESSOR void VisitSplits() {
+    if constexpr (kPhase == Phase::kPrefill) {
+      VisitTiles(0, num_tiles_);
+      Finish(0);
+    } else {
+      const int tiles = task_.split_keys / kKeys;
+      int split = 0, tile = 0;
+      do {
+        const int end = num_tiles_ - tile < tiles ? num_tiles_ : tile + tiles;
+        VisitTiles(tile, end);
+        Finish(split);
+        ++split;
+        tile = end;
+      } while (tile < num_tiles_);
+    }
+  }
+
+  ATTND_ACCESSOR void VisitTiles(int tile, int end) {
     ATTND_UNROLL
     for (int m = 0; m < kRowTiles; ++m) {
       ATTND_UNROLL
@@ -258,9 +248,9 @@ class AttendBlock {
     }
     // Masked tiles are at the ends. Each kind has a loop of its own: in a common one, registers of
     // the masked tiles would be spilled in the others too.
-    for (int tile = 0; tile < num_tiles_;) {
-      for (; tile < num_tiles_ && !AllSee(tile); ++tile) VisitTile<true>(key0_ + tile * kKeys);
-      for (; tile < num_tiles_ && AllSee(tile); ++tile) VisitTile<false>(key0_ + tile * kKeys);
+    while (tile < end) {
+      for (; tile < end && !AllSee(tile); ++tile) VisitTile<true>(key0_ + tile * kKeys);
+      for (; tile < end && AllSee(tile); ++tile) VisitTile<false>(key0_ + tile * kKeys);
     }
   }
   // Whether every row sees every key of the tile.
@@ -304,6 +294,7 @@ class AttendBlock {
     const bool special_values = Arrive<true>(key0, kMasked);
     MultiplyValues(TileAt<true>(use_slot_), weights, rescale);
     if (special_values) AddSpecialValues(key0);
+    free_slot_ = use_slot_;
     use_slot_ = NextSlot(use_slot_);
   }
 
@@ -411,7 +402,7 @@ class AttendBlock {
           const int row = RowOf(m, Mma::RowSlot(i)), key = KeyOf(key0, n, i);
           if (row >= task_.row_end || key >= task_.key_end) continue;
           scores[m][n][i] =
-              SpecialProduct({args_.q_type, QueryRow(row)},
+              SpecialProduct({args_.q_type, queries_in_memory_.Row(row)},
                              {source_.type, source_.template Row<false>(source_.Find(key))},
                              source_.head_dim_k, item_.query_sign, scores[m][n][i]);
         }
@@ -653,12 +644,14 @@ class AttendBlock {
 
   // ---- results
 
-  // Rows pass through LDS, where the waves that shared them are added up, and leave in chunks.
-  ATTND_ACCESSOR void Finish() {
-    constexpr int kOutputDims = OutputDims(kDim);
+  // Rows pass through LDS, where the waves that shared them are added up, and leave in chunks. In
+  // decode what LDS is free is the last tile's, in prefill all.
+  ATTND_ACCESSOR void Finish(int split) {
+    constexpr int kOutputDims = kLds.output_dims;
     constexpr int kChunks = kOutputDims / kChunk;
-    auto* rows = reinterpret_cast<float*>(Lds());
-    auto* statistics = reinterpret_cast<float*>(Lds() + kLds.statistics_offset);
+    std::byte* lds = kPhase == Phase::kPrefill ? Lds() : TileAt<true>(free_slot_);
+    auto* rows = reinterpret_cast<float*>(lds);
+    auto* statistics = reinterpret_cast<float*>(lds + kLds.statistics_offset);
     ATTND_UNROLL
     for (int m = 0; m < kRowTiles; ++m) {
       ATTND_UNROLL
@@ -688,15 +681,15 @@ class AttendBlock {
         BlockBarrier();
         for (int i = static_cast<int>(threadIdx.x); i < kShape.row_waves * 16 * kChunks;
              i += kThreads) {
-          FinishChunk(rows, statistics, m, dims, i / kChunks, i % kChunks);
+          FinishChunk(rows, statistics, split, m, dims, i / kChunks, i % kChunks);
         }
       }
     }
   }
 
   // Chunk `chunk` of the dims in LDS, of row `r` of the 16 rows of each wave with its own rows.
-  ATTND_ACCESSOR void FinishChunk(const float* rows, const float* statistics, int row_tile,
-                                  int dims, int r, int chunk) {
+  ATTND_ACCESSOR void FinishChunk(const float* rows, const float* statistics, int split,
+                                  int row_tile, int dims, int r, int chunk) {
     const int row_wave = r / 16;
     const int row = task_.row_begin + (row_wave * kRowTiles + row_tile) * 16 + r % 16;
     const int dim = dims + chunk * kChunk;
@@ -721,7 +714,8 @@ class AttendBlock {
       for (int i = 0; i < kChunk; ++i) values[i] += share * from[i];
     }
     if (task_.partial_row >= 0) {
-      const int64_t to = task_.partial_row + row - task_.row_begin;
+      const int64_t to = PartialRow(task_.partial_row + row - task_.row_begin, split,
+                                    task_.row_end - task_.row_begin, of_, args_.kv_heads);
       if (dim == 0) {
         args_.partial.largest[to] = largest;
         args_.partial.sums[to] = sum;
@@ -738,9 +732,14 @@ class AttendBlock {
   const AttendArgs& args_;
   const Item& item_;
   const AttendTask task_;
-  const KvSource source_{item_.k + task_.kv_head * item_.k_head_stride_bytes,
-                         item_.v + task_.kv_head* item_.v_head_stride_bytes,
-                         item_.page_offsets,
+  const TaskOfBlock of_;
+  const QuerySource queries_in_memory_{item_.q,       {args_.group, of_.kv_head}, task_.row_begin,
+                                       task_.row_end, args_.head_dim_k,           item_.query_sign,
+                                       args_.q_type};
+  const KvSource source_{item_.k + of_.kv_head * item_.k_head_stride_bytes,
+                         item_.v + of_.kv_head* item_.v_head_stride_bytes,
+                         item_.page_places,
+                         item_.page_shift,
                          item_.k_token_stride_bytes,
                          item_.v_token_stride_bytes,
                          item_.page_size,
@@ -760,7 +759,7 @@ class AttendBlock {
   int num_tiles_;
   Range seen_by_all_;
   bool special_queries_ = false;
-  int issue_tile_ = 0, issue_slot_ = 0, use_slot_ = 0;
+  int issue_tile_ = 0, issue_slot_ = 0, use_slot_ = 0, free_slot_ = 0;
 
   Query queries_[kParts][kRowTiles][kShape.query_in_lds ? 1 : kSteps];
   Acc out_[kRowTiles][kDimTiles];
@@ -770,12 +769,19 @@ class AttendBlock {
 
 #endif  // ATTND_DEVICE_CODE
 
-// Two waves on CDNA's SIMDs keep the accumulators out of the accumulation registers: a third of the
+// What registers must leave room for: on NVIDIA blocks of a multiprocessor, on AMD waves of a SIMD.
+// Two waves on CDNA's keep the accumulators out of the accumulation registers: a third of the
 // loop's instructions would be moves from there.
+constexpr int MinResident(Core core, Compute compute, int dim, Phase phase) {
+  if (core == Core::kNvMma) {
+    return phase == Phase::kDecode && dim <= 128 && NumParts(compute) == 1 ? 3 : 1;
+  }
+  return WaveSize(core) == 64 ? 2 : 1;
+}
 template <class TargetT, Compute kCompute, int kDim, Phase kPhase, bool kGeneral>
-__global__ void ATTND_LAUNCH_BOUNDS(
+__global__ void __launch_bounds__(
     TileShapeFor(TargetT::kCore, kCompute, kDim, kPhase).threads(TargetT::kCore),
-    WaveSize(TargetT::kCore) == 64 ? 2 : 1) AttendKernel(const AttendArgs args) {
+    MinResident(TargetT::kCore, kCompute, kDim, kPhase)) AttendKernel(const AttendArgs args) {
 #if ATTND_DEVICE_CODE
   AttendBlock<TargetT, kCompute, kDim, kPhase, kGeneral>::Run(args);
 #endif

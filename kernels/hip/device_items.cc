@@ -48,8 +48,8 @@ int32_t PageRun(const AttentionItem& item) {
   return static_cast<int32_t>(std::min(kLongest, page & -page));
 }
 
-void FillKv(const AttentionParams& params, const AttentionItem& item, UploadWriter& writer,
-            gpu::Item& to) {
+void FillKv(const AttentionParams& params, const AttentionItem& item, int page_shift,
+            UploadWriter& writer, gpu::Item& to) {
   const KvView& kv = item.kv;
   const auto size = static_cast<int64_t>(SizeOf(params.key.kv_dtype));
   to.k = kv.k;
@@ -64,8 +64,12 @@ void FillKv(const AttentionParams& params, const AttentionItem& item, UploadWrit
   to.page_size =
       gpu::FastDivide::By(static_cast<uint32_t>(std::min<int64_t>(kv.page_size_tokens, gpu::kFar)));
   to.page_run = PageRun(item);
-  to.page_offsets =
-      writer.Append(std::span<const uint64_t>(kv.page_offsets, static_cast<size_t>(to.num_pages)));
+  to.page_shift = page_shift;
+  to.page_places = writer.DeviceAddress<uint32_t>();
+  const std::span<uint32_t> places = writer.Reserve<uint32_t>(static_cast<size_t>(to.num_pages));
+  for (size_t page = 0; page < places.size(); ++page) {
+    places[page] = static_cast<uint32_t>(kv.page_offsets[page] >> page_shift);
+  }
 }
 
 void FillOptions(const AttentionParams& params, const AttentionItem& item, UploadWriter& writer,
@@ -112,27 +116,40 @@ absl::Status CheckAlignment(const AttentionParams& params, const AttentionItem& 
   if (!IsAligned(DeviceHeads(item.new_k, q))) return unaligned("new_k");
   if (!IsAligned(DeviceHeads(item.new_v, q))) return unaligned("new_v");
   const auto size = static_cast<int64_t>(SizeOf(params.key.kv_dtype));
-  const int64_t pages = NumPages(item);
-  if (pages == 0) return absl::OkStatus();
+  if (NumPages(item) == 0) return absl::OkStatus();
   const KvView& kv = item.kv;
-  uint64_t bits = std::bit_cast<uintptr_t>(kv.k) | std::bit_cast<uintptr_t>(kv.v) |
-                  static_cast<uint64_t>((kv.k_head_stride_elems | kv.k_token_stride_elems |
-                                         kv.v_head_stride_elems | kv.v_token_stride_elems) *
-                                        size);
-  for (int64_t page = 0; page < pages; ++page) bits |= kv.page_offsets[page];
+  const uint64_t bits = std::bit_cast<uintptr_t>(kv.k) | std::bit_cast<uintptr_t>(kv.v) |
+                        static_cast<uint64_t>((kv.k_head_stride_elems | kv.k_token_stride_elems |
+                                               kv.v_head_stride_elems | kv.v_token_stride_elems) *
+                                              size);
   return bits % kOperandAlignmentBytes == 0 ? absl::OkStatus() : unaligned("the KV pages");
+}
+
+absl::StatusOr<int> PageShift(const AttentionItem& item, size_t index) {
+  uint64_t bits = 0;
+  for (int64_t page = 0; page < NumPages(item); ++page) bits |= item.kv.page_offsets[page];
+  if (bits == 0) return 0;
+  const int shift = std::countr_zero(bits);
+  if (bits % kOperandAlignmentBytes != 0 || bits >> shift > UINT32_MAX) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "item ", index, ": rows of the KV pages must be aligned to ", kOperandAlignmentBytes,
+        " bytes, and page offsets be 32-bit multiples of a power of two; together these have the "
+        "bits 0x",
+        absl::Hex(bits)));
+  }
+  return shift;
 }
 
 size_t OptionBytes(const AttentionParams& params, const AttentionItem& item) {
   const size_t heads = UploadWriter::Padded(static_cast<size_t>(params.num_query_heads) * 4);
-  size_t bytes = UploadWriter::Padded(static_cast<size_t>(NumPages(item)) * 8);
+  size_t bytes = UploadWriter::Padded(static_cast<size_t>(NumPages(item)) * sizeof(uint32_t));
   if (item.options.alibi_slopes != nullptr) bytes += heads;
   if (item.options.sinks != nullptr) bytes += heads;
   if (item.options.tree_mask != nullptr) bytes += UploadWriter::Padded(TreeMaskBytes(item));
   return bytes;
 }
 
-gpu::Item UploadItem(const AttentionParams& params, const AttentionItem& item,
+gpu::Item UploadItem(const AttentionParams& params, const AttentionItem& item, int page_shift,
                      UploadWriter& writer) {
   const DType q = params.key.q_dtype;
   gpu::Item to;
@@ -146,7 +163,7 @@ gpu::Item UploadItem(const AttentionParams& params, const AttentionItem& item,
   to.query_len = static_cast<int32_t>(item.query_len);
   to.start_position = static_cast<int32_t>(item.start_position);
   to.kv_len = static_cast<int32_t>(item.kv_len);
-  FillKv(params, item, writer, to);
+  FillKv(params, item, page_shift, writer, to);
   FillOptions(params, item, writer, to);
   return to;
 }

@@ -89,6 +89,14 @@ ATTND_DEVICE float ShuffleXor(float value, int mask) {
   return __shfl_xor(value, mask);
 #endif
 }
+// The first thing that each kernel does: on NVIDIA its blocks may start while the launch before it
+// in the stream still runs (launch.h), and wait here until that one's results are there.
+ATTND_DEVICE void WaitForLaunchesBefore() {
+#if ATTND_GPU_NVIDIA && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 ATTND_DEVICE float BitsToFloat(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 ATTND_DEVICE uint32_t FloatToBits(float value) { return __builtin_bit_cast(uint32_t, value); }
 // 2^x, to 2 units in the last place; denormal results may come out as 0.
@@ -103,13 +111,6 @@ ATTND_DEVICE float Exp2(float x) {
   return x;
 #endif
 }
-#endif
-
-// Bounds for the compiler: threads of a block, and on AMD waves on a SIMD at least.
-#if ATTND_GPU_AMD
-#define ATTND_LAUNCH_BOUNDS(threads, waves_per_simd) __launch_bounds__(threads, waves_per_simd)
-#else
-#define ATTND_LAUNCH_BOUNDS(threads, waves_per_simd) __launch_bounds__(threads)
 #endif
 
 // What lies at an address of the device's memory. The compiler does not know that of an address

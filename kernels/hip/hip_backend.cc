@@ -41,6 +41,7 @@ Capabilities HipCapabilities(std::string architecture) {
 class PlanHolder final : public LaunchPlan {
  public:
   HipPlan plan;
+  std::vector<int> page_shifts;  // of each item
 };
 
 gpu::Type TypeOf(DType dtype) {
@@ -57,9 +58,10 @@ gpu::Type TypeOf(DType dtype) {
 
 class HipBackend final : public AttentionBackend {
  public:
-  HipBackend(HipDevice& device, std::string architecture, gpu::Core core)
+  HipBackend(HipDevice& device, std::string architecture, gpu::Core core, int num_multiprocessors)
       : device_(device),
         core_(core),
+        num_multiprocessors_(num_multiprocessors),
         table_(*gpu::KernelTableFor(core)),
         capabilities_(HipCapabilities(std::move(architecture))) {}
 
@@ -91,22 +93,27 @@ class HipBackend final : public AttentionBackend {
 
   absl::Status Plan(const AttentionParams& params, LaunchPlan& plan) const override {
     ATTND_RETURN_IF_ERROR(Supports(params.key));
+    auto& holder = static_cast<PlanHolder&>(plan);
+    holder.page_shifts.clear();
     for (size_t i = 0; i < params.items.size(); ++i) {
       ATTND_RETURN_IF_ERROR(CheckAlignment(params, params.items[i], i));
+      ATTND_ASSIGN_OR_RETURN(const int shift, PageShift(params.items[i], i));
+      holder.page_shifts.push_back(shift);
     }
-    return MakeHipPlan(params, core_, static_cast<PlanHolder&>(plan).plan);
+    return MakeHipPlan(params, core_, num_multiprocessors_, holder.plan);
   }
 
   absl::Status Launch(Stream& stream, const LaunchPlan& launch_plan,
                       const AttentionParams& params) override {
-    const HipPlan& plan = static_cast<const PlanHolder&>(launch_plan).plan;
+    const auto& holder = static_cast<const PlanHolder&>(launch_plan);
+    const HipPlan& plan = holder.plan;
     auto& hip_stream = static_cast<HipStream&>(stream);
     ATTND_RETURN_IF_ERROR(hip_stream.Use());
     ATTND_RETURN_IF_ERROR(ReserveWorkspace(plan, params));
     ATTND_ASSIGN_OR_RETURN(UploadRing::Block * block, uploads_->Take(UploadSize(plan, params)));
 
     UploadWriter writer(*block);
-    const Uploaded uploaded = Write(plan, params, writer);
+    const Uploaded uploaded = Write(holder, params, writer);
     ATTND_RETURN_IF_ERROR(uploads_->Send(*block, writer.size(), hip_stream));
     ATTND_RETURN_IF_ERROR(LaunchAppends(plan, params, uploaded, hip_stream));
     for (gpu::Phase phase : {gpu::Phase::kPrefill, gpu::Phase::kDecode}) {
@@ -136,12 +143,14 @@ class HipBackend final : public AttentionBackend {
     return Bytes(bytes);
   }
 
-  static Uploaded Write(const HipPlan& plan, const AttentionParams& params, UploadWriter& writer) {
+  static Uploaded Write(const PlanHolder& holder, const AttentionParams& params,
+                        UploadWriter& writer) {
+    const HipPlan& plan = holder.plan;
     Uploaded uploaded;
     uploaded.items = writer.DeviceAddress<gpu::Item>();
     const std::span<gpu::Item> items = writer.Reserve<gpu::Item>(params.items.size());
     for (size_t i = 0; i < items.size(); ++i) {
-      items[i] = UploadItem(params, params.items[i], writer);
+      items[i] = UploadItem(params, params.items[i], holder.page_shifts[i], writer);
     }
     uploaded.appends = writer.Append(std::span<const gpu::AppendTask>(plan.appends));
     for (int phase = 0; phase < gpu::kNumPhases; ++phase) {
@@ -152,6 +161,9 @@ class HipBackend final : public AttentionBackend {
     return uploaded;
   }
 
+  static gpu::FastDivide KvHeads(const AttentionParams& params) {
+    return gpu::FastDivide::By(static_cast<uint32_t>(params.num_kv_heads));
+  }
   static gpu::FastDivide Group(const AttentionParams& params) {
     return gpu::FastDivide::By(static_cast<uint32_t>(params.num_query_heads / params.num_kv_heads));
   }
@@ -194,6 +206,12 @@ class HipBackend final : public AttentionBackend {
     return absl::OkStatus();
   }
 
+  // A task is a block for each KV head.
+  template <class Task>
+  static unsigned NumBlocks(const std::vector<Task>& tasks, const AttentionParams& params) {
+    return static_cast<unsigned>(tasks.size()) * static_cast<unsigned>(params.num_kv_heads);
+  }
+
   absl::Status LaunchAttends(const HipPlan& plan, const AttentionParams& params,
                              const Uploaded& uploaded, gpu::Phase phase, HipStream& stream) {
     const auto index = static_cast<size_t>(phase);
@@ -201,6 +219,7 @@ class HipBackend final : public AttentionBackend {
     const gpu::AttendArgs args{.items = uploaded.items,
                                .tasks = uploaded.attends[index],
                                .partial = Partial(plan, params),
+                               .kv_heads = KvHeads(params),
                                .group = Group(params),
                                .head_dim_k = params.key.head_dim_k,
                                .head_dim_v = params.key.head_dim_v,
@@ -211,7 +230,7 @@ class HipBackend final : public AttentionBackend {
     ATTND_RETURN_IF_HIP_ERROR(
         stream.fence(),
         gpu::LaunchKernel(table_.attend(plan.compute, plan.head_dim, phase, plan.general),
-                          static_cast<unsigned>(plan.attends[index].size()),
+                          NumBlocks(plan.attends[index], params),
                           static_cast<unsigned>(shape.threads(core_)),
                           static_cast<size_t>(lds.total_bytes), stream.handle(), args));
     return absl::OkStatus();
@@ -223,18 +242,21 @@ class HipBackend final : public AttentionBackend {
     const gpu::MergeArgs args{.items = uploaded.items,
                               .tasks = uploaded.merges,
                               .partial = Partial(plan, params),
+                              .kv_heads = KvHeads(params),
                               .group = Group(params),
                               .head_dim_v = params.key.head_dim_v,
                               .q_type = TypeOf(params.key.q_dtype),
                               .general = plan.general ? 1 : 0};
     ATTND_RETURN_IF_HIP_ERROR(
-        stream.fence(), gpu::LaunchKernel(table_.merge, static_cast<unsigned>(plan.merges.size()),
-                                          gpu::kMergeThreads, 0, stream.handle(), args));
+        stream.fence(),
+        gpu::LaunchKernel(table_.merge, NumBlocks(plan.merges, params), gpu::kMergeThreads,
+                          gpu::kMergeLdsBytes, stream.handle(), args));
     return absl::OkStatus();
   }
 
   HipDevice& device_;
   const gpu::Core core_;
+  const int num_multiprocessors_;
   const gpu::KernelTable& table_;
   const Capabilities capabilities_;
   std::unique_ptr<UploadRing> uploads_;
@@ -268,7 +290,8 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeHipBackend(HipDevice& devi
     return absl::UnimplementedError(
         absl::StrCat("this build has no kernels for ", properties.gcnArchName));
   }
-  auto backend = std::make_unique<HipBackend>(device, properties.gcnArchName, core);
+  auto backend = std::make_unique<HipBackend>(device, properties.gcnArchName, core,
+                                              properties.multiProcessorCount);
   ATTND_RETURN_IF_ERROR(backend->Init(options));
   return backend;
 }

@@ -23,7 +23,8 @@ namespace attnd::gpu {
 struct KvSource {
   const std::byte* k;  // of the head, on a page at offset 0
   const std::byte* v;
-  const uint64_t* page_offsets;
+  const uint32_t* page_places;
+  int page_shift;
   int64_t k_token_stride_bytes;
   int64_t v_token_stride_bytes;
   FastDivide page_size;
@@ -42,7 +43,8 @@ struct KvSource {
   ATTND_ACCESSOR Place Find(int key) const {
     const auto page = static_cast<int>(page_size.Quotient(key));
     ATTND_DEVICE_CHECK(key >= 0 && key < key_end && page < num_pages);
-    return {page_offsets[page], key - page * static_cast<int>(page_size.divisor)};
+    return {static_cast<uint64_t>(page_places[page]) << page_shift,
+            key - page * static_cast<int>(page_size.divisor)};
   }
   template <bool kValues>
   ATTND_ACCESSOR const std::byte* Row(Place place, int after = 0) const {

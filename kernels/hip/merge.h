@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Partial results of splits to outputs: a block a MergeTask, its rows of one KV head.
+// Partial results of splits to outputs: a block a row of a KV head.
 #pragma once
 
 #include "kernels/hip/args.h"
@@ -8,54 +8,89 @@
 #if ATTND_DEVICE_CODE
 #include "kernels/hip/numbers.h"
 #include "kernels/hip/row_result.h"
+#include "kernels/hip/rows.h"
 #endif
 
 namespace attnd::gpu {
 
 #if ATTND_DEVICE_CODE
-ATTND_DEVICE void MergeChunk(const MergeArgs& args, const MergeTask& task, const Item& item,
-                             int row, int dim) {
-  const int rows = task.row_end - task.row_begin;
-  const float unit = args.general != 0 ? kLog2E : item.scale * kLog2E;
-  const int64_t first = task.first_partial + row;
-  float largest = MinusInfinity();
-  for (int s = 0; s < task.num_splits; ++s) {
-    largest = fmaxf(largest, args.partial.largest[first + s * rows]);
-  }
-  const float base = largest == MinusInfinity() ? 0.0f : largest;
-  float sum = 0.0f;
-  float values[kChunk] = {};
-  for (int s = 0; s < task.num_splits; ++s) {
-    const int64_t from = first + s * rows;
-    const float share = Exp2((args.partial.largest[from] - base) * unit);
-    sum += share * args.partial.sums[from];
-    float of_split[kChunk];
-    LoadChunk(
-        Type::kF32,
-        reinterpret_cast<const std::byte*>(args.partial.values + from * args.head_dim_v + dim),
-        of_split);
+// Threads are a chunk of the row each, and of some of its splits: several loads are on their way at
+// a time, and the shares of the splits are added up in LDS.
+class MergeBlock {
+ public:
+  ATTND_MEMBER void Run(const MergeArgs& args) {
+    WaitForLaunchesBefore();
+    const TaskOfBlock of = FindTask(args.kv_heads);
+    const MergeTask task = args.tasks[of.task];
+    const Item& item = args.items[task.item];
+    auto* largest = reinterpret_cast<float*>(Lds());
+    float* sums = largest + kMaxSplits;
+    float* shares = sums + kMaxSplits;
+    const int chunks = args.head_dim_v / kChunk, groups = kMergeThreads / chunks;
+    const auto thread = static_cast<int>(threadIdx.x);
+    const int chunk = thread % chunks, group = thread / chunks;
+
+    for (int s = thread; s < task.num_splits; s += kMergeThreads) {
+      const int64_t row = PartialRow(task.first_partial, s, task.rows, of, args.kv_heads);
+      largest[s] = args.partial.largest[row];
+      sums[s] = args.partial.sums[row];
+    }
+    const float unit = args.general != 0 ? kLog2E : item.scale * kLog2E;
+    BlockBarrier();
+    float base = MinusInfinity();
+    for (int s = 0; s < task.num_splits; ++s) base = fmaxf(base, largest[s]);
+    const float from = base == MinusInfinity() ? 0.0f : base;
+
+    float values[kChunk] = {};
+    if (group < groups) {
+      for (int first = group; first < task.num_splits; first += kAtOnce * groups) {
+        float of_split[kAtOnce][kChunk];
+        ATTND_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int s = first + i * groups;
+          if (s >= task.num_splits) break;
+          const int64_t row = PartialRow(task.first_partial, s, task.rows, of, args.kv_heads);
+          LoadChunk(Type::kF32,
+                    reinterpret_cast<const std::byte*>(args.partial.values + row * args.head_dim_v +
+                                                       chunk * kChunk),
+                    of_split[i]);
+        }
+        ATTND_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int s = first + i * groups;
+          if (s >= task.num_splits) break;
+          const float share = Exp2((largest[s] - from) * unit);
+          ATTND_UNROLL
+          for (int d = 0; d < kChunk; ++d) values[d] += share * of_split[i][d];
+        }
+      }
+    }
     ATTND_UNROLL
-    for (int i = 0; i < kChunk; ++i) values[i] += share * of_split[i];
+    for (int d = 0; d < kChunk; ++d) shares[thread * kChunk + d] = values[d];
+    BlockBarrier();
+    if (group > 0) return;
+    for (int g = 1; g < groups; ++g) {
+      ATTND_UNROLL
+      for (int d = 0; d < kChunk; ++d) values[d] += shares[(g * chunks + chunk) * kChunk + d];
+    }
+    float sum = 0.0f;
+    for (int s = 0; s < task.num_splits; ++s) sum += Exp2((largest[s] - from) * unit) * sums[s];
+    const Rows rows{args.group, of.kv_head};
+    const int head = rows.Head(task.row);
+    StoreResult(item, args.q_type, {rows.Query(task.row), head}, chunk * kChunk,
+                FinishRow(item, head, base, sum, unit), values);
   }
-  const int group = static_cast<int>(args.group.divisor);
-  const int item_row = task.row_begin + row;
-  const auto query = static_cast<int>(args.group.Quotient(item_row));
-  const int head = task.kv_head * group + item_row - query * group;
-  StoreResult(item, args.q_type, {query, head}, dim, FinishRow(item, head, largest, sum, unit),
-              values);
-}
+
+ private:
+  static constexpr int kAtOnce = 4;
+};
 #endif
 
 // A template only so that simt_host's several targets do not define it twice.
 template <class TargetT>
 __global__ void __launch_bounds__(kMergeThreads) MergeKernel(const MergeArgs args) {
 #if ATTND_DEVICE_CODE
-  const MergeTask task = args.tasks[blockIdx.x];
-  const int chunks = args.head_dim_v / kChunk;
-  const int count = (task.row_end - task.row_begin) * chunks;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kMergeThreads) {
-    MergeChunk(args, task, args.items[task.item], i / chunks, i % chunks * kChunk);
-  }
+  MergeBlock::Run(args);
 #endif
 }
 

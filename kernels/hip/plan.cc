@@ -2,6 +2,7 @@
 #include "kernels/hip/plan.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/attention/check_params.h"
@@ -13,12 +14,12 @@ namespace {
 
 // Rows that share the waves of one block.
 constexpr int64_t kMaxDecodeRows = 16;
-// Blocks that one item is split into where its keys allow: one for each of some 128
-// multiprocessors.
-constexpr int64_t kBlocksOfItem = 128;
-// A split no shorter: its partial results cost 1 / 64 of its keys' bytes at 8 query heads a KV
-// head.
-constexpr int64_t kMinSplitKeys = 256;
+// An item has splits for one block on each of some 128 multiprocessors, if they have so many keys;
+// and for three, if those have more. Partial results cost 1 / 64 of the bytes of 256 keys at 8
+// query heads a KV head.
+constexpr int64_t kFewBlocks = 128, kFewestSplitKeys = 256;
+constexpr int64_t kManyBlocks = 384, kSplitKeys = 512;
+static_assert(kManyBlocks < gpu::kMaxSplits);
 
 // Positions are 32 bits wide on the device, and sums of two stay in range.
 absl::Status CheckRange(const AttentionItem& item, size_t index) {
@@ -46,6 +47,32 @@ gpu::Compute ComputeFor(const KernelKey& key) {
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int64_t Work(const gpu::AttendTask& task) { return task.key_end - task.key_begin; }
+
+// Neighbours in memory stay neighbours among equals.
+bool Before(const gpu::AttendTask& a, const gpu::AttendTask& b) {
+  if (Work(a) != Work(b)) return Work(a) > Work(b);
+  if (a.item != b.item) return a.item < b.item;
+  if (a.key_begin != b.key_begin) return a.key_begin < b.key_begin;
+  return a.row_begin < b.row_begin;
+}
+
+// The time of `blocks` blocks of decode, each of `splits` splits, in units of what a multiprocessor
+// takes for a split when memory is all that it waits for. Blocks start in rounds; three of them on
+// a multiprocessor keep memory busy, one alone does not quite (on an H100 for 0.8 of the time).
+double DecodeTime(int64_t blocks, double splits, int64_t num_multiprocessors) {
+  constexpr int64_t kResident = 3;
+  constexpr double kAlone = 1.25, kStart = 0.5;
+  const int64_t rounds = blocks / (kResident * num_multiprocessors);
+  const int64_t rest = blocks % (kResident * num_multiprocessors);
+  double time = static_cast<double>(rounds) * (kResident * splits + kStart);
+  if (rest > 0) {
+    const double share = static_cast<double>(rest) / static_cast<double>(num_multiprocessors);
+    time += splits * (share <= 1 ? kAlone : share) + kStart;
+  }
+  return time;
+}
+
 class Planner {
  public:
   Planner(const AttentionParams& params, gpu::Core core, HipPlan& plan)
@@ -70,13 +97,22 @@ class Planner {
       const int64_t end = std::min<int64_t>(rows, begin + shape.rows());
       const KeyRange keys = VisibleHull(item.options, item.start_position + begin / group(),
                                         item.start_position + (end - 1) / group(), item.kv_len);
-      for (int32_t head = 0; head < params_.num_kv_heads; ++head) {
-        AddRows({.item = index,
-                 .kv_head = head,
-                 .row_begin = static_cast<int32_t>(begin),
-                 .row_end = static_cast<int32_t>(end)},
-                keys, split_keys, plan_.attends[static_cast<size_t>(phase)]);
+      AddRows({.item = index,
+               .row_begin = static_cast<int32_t>(begin),
+               .row_end = static_cast<int32_t>(end)},
+              keys, split_keys, phase);
+    }
+  }
+
+  // Ends the plan: cuts the rows' key ranges, and orders the tasks.
+  void Cut(int num_multiprocessors) {
+    const int64_t at_once = SplitsAtOnce(num_multiprocessors);
+    for (const gpu::Phase phase : {gpu::Phase::kPrefill, gpu::Phase::kDecode}) {
+      std::vector<gpu::AttendTask>& tasks = plan_.attends[static_cast<size_t>(phase)];
+      for (const gpu::AttendTask& whole : plan_.ranges[static_cast<size_t>(phase)]) {
+        CutRange(whole, phase == gpu::Phase::kPrefill ? 1 : at_once, tasks);
       }
+      std::ranges::sort(tasks, Before);
     }
   }
 
@@ -86,52 +122,93 @@ class Planner {
   // Splits lie between multiples of this, counted from position 0.
   int64_t SplitKeys(const AttentionItem& item, int64_t row_tiles,
                     const gpu::TileShape& shape) const {
-    const int64_t blocks = row_tiles * params_.num_kv_heads;
-    const int64_t wanted = std::max<int64_t>(1, kBlocksOfItem / std::max<int64_t>(1, blocks));
+    const int64_t blocks = std::max<int64_t>(1, row_tiles * params_.num_kv_heads);
+    const auto keys_for = [&](int64_t wanted) {
+      return DivideUp(item.kv_len, std::max<int64_t>(1, wanted / blocks));
+    };
+    const int64_t few = std::clamp(keys_for(kFewBlocks), kFewestSplitKeys, kSplitKeys);
     const int64_t tile = std::max<int64_t>(64, shape.keys);
-    return std::max(kMinSplitKeys, DivideUp(DivideUp(item.kv_len, wanted), tile) * tile);
+    return DivideUp(std::max(few, keys_for(kManyBlocks)), tile) * tile;
   }
 
-  void AddRows(gpu::AttendTask task, KeyRange keys, int64_t split_keys,
-               std::vector<gpu::AttendTask>& attends) {
-    const int64_t first = keys.begin / split_keys;
-    const int64_t count = keys.empty() ? 1 : DivideUp(keys.end, split_keys) - first;
-    const int64_t rows = task.row_end - task.row_begin;
-    if (count > 1) {
-      plan_.merges.push_back({task.item, task.kv_head, task.row_begin, task.row_end,
-                              static_cast<int32_t>(plan_.partial_rows),
-                              static_cast<int32_t>(count)});
-    }
-    for (int64_t s = first; s < first + count; ++s) {
-      task.key_begin = static_cast<int32_t>(std::max(keys.begin, s * split_keys));
-      task.key_end = static_cast<int32_t>(std::min(keys.end, (s + 1) * split_keys));
-      if (count > 1) {
-        task.partial_row = static_cast<int32_t>(plan_.partial_rows);
-        plan_.partial_rows += rows;
+  // How many splits of decode a block computes one after another: the fastest by DecodeTime.
+  int64_t SplitsAtOnce(int num_multiprocessors) const {
+    int64_t best = 1;
+    double best_time = std::numeric_limits<double>::max();
+    for (size_t at_once = 1; at_once < ranges_of_.size(); ++at_once) {
+      int64_t tasks = 0, splits = 0;
+      for (size_t count = 1; count < ranges_of_.size(); ++count) {
+        tasks += ranges_of_[count] * static_cast<int64_t>((count + at_once - 1) / at_once);
+        splits += ranges_of_[count] * static_cast<int64_t>(count);
       }
-      attends.push_back(task);
+      const double time =
+          DecodeTime(tasks * params_.num_kv_heads,
+                     static_cast<double>(splits) / static_cast<double>(tasks), num_multiprocessors);
+      if (time < best_time) {
+        best = static_cast<int64_t>(at_once);
+        best_time = time;
+      }
+    }
+    return best;
+  }
+
+  void AddRows(gpu::AttendTask task, KeyRange keys, int64_t split_keys, gpu::Phase phase) {
+    const int64_t count =
+        keys.empty() ? 1 : DivideUp(keys.end, split_keys) - keys.begin / split_keys;
+    task.key_begin = static_cast<int32_t>(keys.begin);
+    task.key_end = static_cast<int32_t>(keys.end);
+    if (count > 1) {
+      task.split_keys = static_cast<int32_t>(split_keys);
+      task.partial_row = static_cast<int32_t>(plan_.partial_rows);
+      for (int32_t row = task.row_begin; row < task.row_end; ++row) {
+        plan_.merges.push_back({task.item, row, task.partial_row + row - task.row_begin,
+                                static_cast<int32_t>(count), task.row_end - task.row_begin});
+      }
+      plan_.partial_rows += count * PartialRows(task);
+    }
+    if (phase == gpu::Phase::kDecode) {
+      ranges_of_.resize(std::max(ranges_of_.size(), static_cast<size_t>(count) + 1));
+      ++ranges_of_[static_cast<size_t>(count)];
+    }
+    plan_.ranges[static_cast<size_t>(phase)].push_back(task);
+  }
+  // Of one split.
+  int64_t PartialRows(const gpu::AttendTask& task) const {
+    return static_cast<int64_t>(task.row_end - task.row_begin) * params_.num_kv_heads;
+  }
+
+  // A range to tasks of as many splits `at_once`, or one less.
+  void CutRange(gpu::AttendTask whole, int64_t at_once, std::vector<gpu::AttendTask>& tasks) const {
+    if (whole.partial_row < 0) {
+      tasks.push_back(whole);
+      return;
+    }
+    const int64_t keys = whole.split_keys, end = DivideUp(whole.key_end, keys);
+    int64_t split = whole.key_begin / keys;
+    gpu::AttendTask task = whole;
+    for (int64_t tasks_left = DivideUp(end - split, at_once); split < end; --tasks_left) {
+      int64_t next = split + DivideUp(end - split, std::max<int64_t>(1, tasks_left));
+      // Splits of a task lie one after another from its first key on: one that a window cut at its
+      // start is alone.
+      if (task.key_begin % keys != 0) next = split + 1;
+      task.key_end = static_cast<int32_t>(std::min<int64_t>(whole.key_end, next * keys));
+      tasks.push_back(task);
+      task.key_begin = task.key_end;
+      task.partial_row += static_cast<int32_t>((next - split) * PartialRows(task));
+      split = next;
     }
   }
 
   const AttentionParams& params_;
   const gpu::Core core_;
   HipPlan& plan_;
+  std::vector<int64_t>& ranges_of_ = plan_.decode_ranges;
 };
-
-int64_t Work(const gpu::AttendTask& task) { return task.key_end - task.key_begin; }
-
-// Neighbours in memory stay neighbours among equals: the heads of a page.
-bool Before(const gpu::AttendTask& a, const gpu::AttendTask& b) {
-  if (Work(a) != Work(b)) return Work(a) > Work(b);
-  if (a.item != b.item) return a.item < b.item;
-  if (a.key_begin != b.key_begin) return a.key_begin < b.key_begin;
-  if (a.row_begin != b.row_begin) return a.row_begin < b.row_begin;
-  return a.kv_head < b.kv_head;
-}
 
 }  // namespace
 
-absl::Status MakeHipPlan(const AttentionParams& params, gpu::Core core, HipPlan& plan) {
+absl::Status MakeHipPlan(const AttentionParams& params, gpu::Core core, int num_multiprocessors,
+                         HipPlan& plan) {
   for (size_t i = 0; i < params.items.size(); ++i) {
     ATTND_RETURN_IF_ERROR(CheckRange(params.items[i], i));
   }
@@ -144,11 +221,13 @@ absl::Status MakeHipPlan(const AttentionParams& params, gpu::Core core, HipPlan&
   plan.appends.clear();
   plan.merges.clear();
   plan.partial_rows = 0;
+  plan.decode_ranges.clear();
+  for (auto& ranges : plan.ranges) ranges.clear();
   for (auto& attends : plan.attends) attends.clear();
 
   Planner planner(params, core, plan);
   for (size_t i = 0; i < params.items.size(); ++i) planner.AddItem(static_cast<int32_t>(i));
-  for (auto& attends : plan.attends) std::ranges::sort(attends, Before);
+  planner.Cut(num_multiprocessors);
   constexpr int64_t kMaxRows = int64_t{1} << 31;
   if (plan.partial_rows >= kMaxRows) {
     return absl::InvalidArgumentError(absl::StrCat("the splits of one launch have ",

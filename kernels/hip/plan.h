@@ -4,11 +4,13 @@
 // allocating.
 //
 // Batch invariance: rows and splits of an item depend on its own lengths, options and head counts
-// only. Blocks are ordered by their work, longest first, so that a batch of very unequal lengths
-// fills the GPU to its end. Thread safety: one thread at a time.
+// only. What the batch decides is how many splits one block computes one after another: in a large
+// batch many, each started while the one before is still computed on; alone each has its block.
+// Blocks are ordered by their work, longest first, so that a batch of very unequal lengths fills
+// the GPU to its end. Thread safety: one thread at a time.
 //
 //   HipPlan plan;
-//   ATTND_RETURN_IF_ERROR(MakeHipPlan(params, gpu::Core::kWmmaGfx11, plan));
+//   ATTND_RETURN_IF_ERROR(MakeHipPlan(params, gpu::Core::kWmmaGfx11, multiprocessors, plan));
 #pragma once
 
 #include <cstdint>
@@ -29,9 +31,15 @@ struct HipPlan {
   std::vector<gpu::AttendTask> attends[gpu::kNumPhases];  // most work first
   std::vector<gpu::MergeTask> merges;
   int64_t partial_rows = 0;  // of the workspace
+
+  // On the way there: what the tasks are cut from, and how many ranges of decode have how many
+  // splits.
+  std::vector<gpu::AttendTask> ranges[gpu::kNumPhases];
+  std::vector<int64_t> decode_ranges;
 };
 
 // INVALID_ARGUMENT names what is wrong with an item's shapes. The key is supported (HipBackend).
-absl::Status MakeHipPlan(const AttentionParams& params, gpu::Core core, HipPlan& plan);
+absl::Status MakeHipPlan(const AttentionParams& params, gpu::Core core, int num_multiprocessors,
+                         HipPlan& plan);
 
 }  // namespace attnd

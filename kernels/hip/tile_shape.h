@@ -134,17 +134,17 @@ constexpr TileShape TileShapeFor(Core core, Compute compute, int dim, Phase phas
   return {};
 }
 
-// Dims of the output that pass through LDS at a time.
-constexpr int OutputDims(int dim) { return dim <= 128 ? dim : dim / 2; }
-
 // Where the parts of a block's LDS lie.
 struct LdsLayout {
   int query_bytes = 0;         // at 0
   bool query_in_ring = false;  // tiles take their place once they are in registers
   int tile_offset = 0;         // the ring of tiles of K and V
   int tile_bytes = 0;          // one of them
-  int output_stride = 0;       // floats of a row of a wave's output, padded against bank conflicts
-  int statistics_offset = 0;   // of the epilogue: largest and sum of every wave's 16 rows
+  // The epilogue, where the ring is in prefill and in the tile used last in decode: rows of the
+  // output of every wave, then the largest score and the sum of each.
+  int output_dims = 0;    // that pass at a time
+  int output_stride = 0;  // floats of a row, padded against bank conflicts
+  int statistics_offset = 0;
   int total_bytes = 0;
 };
 
@@ -160,9 +160,13 @@ constexpr LdsLayout LdsLayoutFor(Core core, Compute compute, int dim, Phase phas
   lds.query_in_ring = !shape.query_in_lds && (phase == Phase::kPrefill || !fits);
   lds.tile_offset = lds.query_in_ring ? 0 : lds.query_bytes;
   const int main_bytes = lds.tile_offset + shape.stages * lds.tile_bytes;
-  lds.output_stride = OutputDims(dim) + 4;
-  lds.statistics_offset = shape.waves() * 16 * lds.output_stride * 4;
-  const int epilogue_bytes = lds.statistics_offset + shape.waves() * 16 * 2 * 4;
+  int epilogue_bytes = 0;
+  for (lds.output_dims = dim <= 128 ? dim : dim / 2;; lds.output_dims /= 2) {
+    lds.output_stride = lds.output_dims + 4;
+    lds.statistics_offset = shape.waves() * 16 * lds.output_stride * 4;
+    epilogue_bytes = lds.statistics_offset + shape.waves() * 16 * 2 * 4;
+    if (phase == Phase::kPrefill || epilogue_bytes <= lds.tile_bytes) break;
+  }
   lds.total_bytes = main_bytes;
   if (lds.query_bytes > lds.total_bytes) lds.total_bytes = lds.query_bytes;
   if (epilogue_bytes > lds.total_bytes) lds.total_bytes = epilogue_bytes;

@@ -13,6 +13,7 @@ namespace attnd::gpu {
 template <class TargetT>
 __global__ void __launch_bounds__(kUploadThreads) UploadKernel(const UploadArgs args) {
 #if ATTND_DEVICE_CODE
+  WaitForLaunchesBefore();
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kUploadThreads + threadIdx.x) * 16;
   if (i >= args.bytes) return;
   *reinterpret_cast<U32x4*>(args.to + i) = *reinterpret_cast<const U32x4*>(args.from + i);

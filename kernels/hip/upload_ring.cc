@@ -10,7 +10,7 @@ namespace attnd {
 namespace {
 
 // What a kernel moves; a copy engine the rest.
-constexpr Bytes kKernelBytes = Bytes(256 << 10);
+constexpr Bytes kKernelBytes = Bytes(1 << 20);
 
 }  // namespace
 
@@ -46,9 +46,20 @@ absl::StatusOr<UploadRing::Block*> UploadRing::Take(Bytes bytes) {
 }
 
 absl::Status UploadRing::Send(const Block& block, Bytes size, HipStream& stream) {
-  ATTND_RETURN_IF_HIP_ERROR(stream.fence(),
-                            hipMemcpyAsync(block.device.data(), block.host.data(), size.value(),
-                                           hipMemcpyHostToDevice, stream.handle()));
+  if (size == Bytes(0)) return absl::OkStatus();
+  if (size > kKernelBytes) {
+    ATTND_RETURN_IF_HIP_ERROR(stream.fence(),
+                              hipMemcpyAsync(block.device.data(), block.host.data(), size.value(),
+                                             hipMemcpyHostToDevice, stream.handle()));
+    return absl::OkStatus();
+  }
+  const gpu::UploadArgs args{.from = block.host.data(),
+                             .to = block.device.data(),
+                             .bytes = static_cast<int64_t>(size.value())};
+  constexpr size_t kBytesOfBlock = size_t{16} * gpu::kUploadThreads;
+  const auto blocks = static_cast<unsigned>((size.value() + kBytesOfBlock - 1) / kBytesOfBlock);
+  ATTND_RETURN_IF_HIP_ERROR(stream.fence(), gpu::LaunchKernel(kernel_, blocks, gpu::kUploadThreads,
+                                                              0, stream.handle(), args));
   return absl::OkStatus();
 }
 

@@ -33,6 +33,8 @@ inline int WaveSize() { return simt::wave_size_of_launch; }
 inline void BlockBarrier(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   simt::MeetInBlock({"BlockBarrier", file, line}, false);
 }
+// Launches of a stream run one after another.
+inline void WaitForLaunchesBefore() {}
 inline bool BlockBarrierOr(bool mine, const char* file = __builtin_FILE(),
                            int line = __builtin_LINE()) {
   return simt::MeetInBlock({"BlockBarrierOr", file, line}, mine);

@@ -90,9 +90,26 @@ inline hipError_t hipHostMalloc(void** data, size_t size, unsigned flags) {
   return cudaHostAlloc(data, size, flags);
 }
 inline hipError_t hipHostFree(void* data) { return cudaFreeHost(data); }
+// Programmatic dependent launch where the device has it (sm_90): a kernel's blocks may start before
+// the kernel in front of it in the stream has ended, and wait for it in WaitForLaunchesBefore.
 inline hipError_t hipLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** args,
                                   size_t lds_bytes, hipStream_t stream) {
-  return cudaLaunchKernel(kernel, grid, block, args, lds_bytes, stream);
+  int device = 0, major = 0;
+  hipError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = lds_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  return cudaLaunchKernelExC(&config, kernel, args);
 }
 inline hipError_t hipGetDeviceProperties(hipDeviceProp_t* properties, int device) {
   const hipError_t error = cudaGetDeviceProperties(properties, device);
