@@ -36,8 +36,7 @@ ATTND_DEVICE AppendPlace PlaceOf(const AppendArgs& args, const AppendTask& task,
   const int row = task.token_begin + in_task, token = item.start_position + row;
   const auto page = static_cast<int>(item.page_size.Quotient(token));
   ATTND_DEVICE_CHECK(page < item.num_pages);
-  return {rows.from.data + row * rows.from.token_stride_bytes + head * rows.from.head_stride_bytes +
-              dim * SizeOf(args.q_type),
+  return {rows.from.Row(row, head) + dim * SizeOf(args.q_type),
           rows.to + (static_cast<uint64_t>(item.page_places[page]) << item.page_shift) +
               head * rows.head_stride_bytes +
               (token - page * static_cast<int>(item.page_size.divisor)) * rows.token_stride_bytes +

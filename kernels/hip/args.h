@@ -20,6 +20,10 @@ struct Heads {
   std::byte* data = nullptr;
   int64_t token_stride_bytes = 0;
   int64_t head_stride_bytes = 0;
+
+  ATTND_HOST_DEVICE std::byte* Row(int token, int head) const {
+    return data + token * token_stride_bytes + head * head_stride_bytes;
+  }
 };
 
 // One item: attnd::AttentionItem as the device sees it.
@@ -81,23 +85,22 @@ struct AttendTask {
   int32_t key_begin = 0;
   int32_t key_end = 0;
   int32_t split_keys = kFar;
-  int32_t partial_row = -1;  // first row of the partial results; -1: writes the output
-  int32_t unused = 0;
+  int32_t partial_row = -1;   // first row of the partial results; -1: there is one split
+  int32_t merges_itself = 0;  // 1: it has all splits of its rows, and writes the output
 };
 
-// The partial results of a row's splits become output, one KV head a block. With H KV heads, split
-// s of head h is partial row first_partial + (s * H + h) * rows.
+// The partial results of a row's splits become output, for each KV head. With H of those, split s
+// of head h is partial row first_partial + (s * H + h) * rows.
 struct MergeTask {
   int32_t item = 0;
   int32_t row = 0;
   int32_t first_partial = 0;
-  int32_t num_splits = 0;  // at most kMaxSplits
-  int32_t rows = 0;        // of the AttendTasks that this row was one of
+  int32_t num_splits = 0;
+  int32_t rows = 0;  // of the AttendTasks that this row was one of
 };
-inline constexpr int kMaxSplits = 512;
 
 // Lanes of a block of the small kernels, and the tokens of one append task.
-inline constexpr int kMergeThreads = 128;
+inline constexpr int kMergeThreads = 64;
 inline constexpr int kAppendThreads = 256;
 inline constexpr int kAppendTokens = 16;
 
@@ -108,9 +111,6 @@ struct AppendTask {
   int32_t token_end = 0;
   int32_t unused = 0;
 };
-
-// LDS of a merge block: the largest score and the sum of each split, eight numbers a thread.
-inline constexpr size_t kMergeLdsBytes = (2 * kMaxSplits + 8 * kMergeThreads) * sizeof(float);
 
 // A row of a split, before its division: sum of weights times values, and what the weights were
 // taken relative to.
@@ -138,6 +138,8 @@ struct MergeArgs {
   PartialResults partial;
   FastDivide kv_heads;
   FastDivide group;
+  FastDivide chunks;  // of 8 numbers, of a row
+  int32_t rows = 0;   // of all KV heads
   int32_t head_dim_v = 0;
   Type q_type = Type::kF32;
   int32_t general = 0;  // the partial results are those of the general score

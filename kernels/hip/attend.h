@@ -20,10 +20,10 @@
 #include "kernels/hip/target.h"
 #include "kernels/hip/tile_shape.h"
 #if ATTND_DEVICE_CODE
+#include "kernels/hip/epilogue.h"
 #include "kernels/hip/kv_loader.h"
 #include "kernels/hip/numbers.h"
 #include "kernels/hip/query_loader.h"
-#include "kernels/hip/row_result.h"
 #include "kernels/hip/rows.h"
 #include "kernels/hip/score.h"
 #include "kernels/hip/special.h"
@@ -39,7 +39,7 @@ class AttendBlock {
  public:
   ATTND_MEMBER void Run(const AttendArgs& args) {
     WaitForLaunchesBefore();
-    const TaskOfBlock of = FindTask(args.kv_heads);
+    const TaskOfBlock of = FindTask(static_cast<int>(blockIdx.x), args.kv_heads);
     const AttendTask task = args.tasks[of.task];
     AttendBlock block(args, args.items[task.item], task, of);
     block.StartLoads();
@@ -108,9 +108,6 @@ class AttendBlock {
   ATTND_ACCESSOR int KeyOf(int key0, int key_tile, int i) const {
     return key0 + key_base_ + key_tile / kSubs * Mma::kDepth +
            Mma::Column(lane_, key_tile % kSubs, i);
-  }
-  ATTND_MEMBER int DimOf(int lane, int dim_tile, int i) {
-    return dim_tile / kSubs * Mma::kDepth + Mma::Column(lane, dim_tile % kSubs, i);
   }
 
   // ---- queries
@@ -208,12 +205,23 @@ class AttendBlock {
 
   // The first tiles, as many as there is room for.
   ATTND_ACCESSOR void StartTiles() {
-    if (num_tiles_ > 0) loader_.Locate(source_, key0_);
-    if constexpr (!Loader::kInPlace) {
-      IssueNext<false>();
-      if constexpr (Loader::kAsync && kShape.stages >= 3) IssueNext<true>();
-      if constexpr (Loader::kAsync && kShape.stages >= 4) IssueNext<false>();
-      static_assert(kShape.stages <= 4);
+    if constexpr (Loader::kInPlace || !Loader::kAsync) {
+      if (num_tiles_ > 0) loader_.Locate(source_, key0_);
+      if constexpr (!Loader::kInPlace) IssueNext<false>();
+    } else {
+      constexpr int kTiles = kShape.stages / 2;  // of keys
+      KvSource::Place places[kTiles];
+      ATTND_UNROLL
+      for (int tile = 0; tile < kTiles; ++tile) {
+        loader_.Locate(source_, key0_ + tile * kKeys);
+        places[tile] = loader_.next();
+      }
+      ATTND_UNROLL
+      for (int tile = 0; tile < kTiles; ++tile) {
+        loader_.set_next(places[tile]);
+        IssueNext<false>();
+        if (2 * tile + 1 < kShape.stages - 1) IssueNext<true>();
+      }
     }
   }
 
@@ -221,18 +229,25 @@ class AttendBlock {
   ATTND_ACCESSOR void VisitSplits() {
     if constexpr (kPhase == Phase::kPrefill) {
       VisitTiles(0, num_tiles_);
-      Finish(0);
+      Finish(Lds(), 0, true);
     } else {
       const int tiles = task_.split_keys / kKeys;
       int split = 0, tile = 0;
       do {
         const int end = num_tiles_ - tile < tiles ? num_tiles_ : tile + tiles;
         VisitTiles(tile, end);
-        Finish(split);
+        // Of LDS the last tile's place is free, until the loads after it.
+        Finish(TileAt<true>(free_slot_), split, end == num_tiles_);
         ++split;
         tile = end;
       } while (tile < num_tiles_);
     }
+  }
+
+  ATTND_ACCESSOR void Finish(std::byte* lds, int split, bool last) const {
+    const Epilogue<Mma, kCore, kCompute, kDim, kPhase> epilogue{
+        args_, item_, task_, of_, queries_in_memory_.rows, unit_, lane_, wave_};
+    epilogue.Finish(lds, split, last, {out_, largest_, sum_});
   }
 
   ATTND_ACCESSOR void VisitTiles(int tile, int end) {
@@ -449,12 +464,6 @@ class AttendBlock {
     }
   }
 
-  // Where operands are weights cut off toward zero, weights are larger by half of what is cut off
-  // from the smallest mantissa: the cut then is a rounding, near enough, and 1 stays 1. Their sum,
-  // of weights that nothing was cut off from, is put right at the end.
-  static constexpr float kCutFactor = 1.0f + 0x1p-12f;
-  static constexpr float kCutShift = 3.5217e-4f;  // log2(kCutFactor)
-
   // Scores become weights relative to the row's largest score so far; `rescale` is what earlier
   // results are multiplied by.
   ATTND_ACCESSOR void Softmax(Acc (&scores)[kKeyTiles], float (&largest)[kRowSlots],
@@ -633,100 +642,13 @@ class AttendBlock {
             ATTND_UNROLL
             for (int i = 0; i < Mma::kAccElems; ++i) {
               if (Mma::RowSlot(i) != r) continue;
-              out_[m][d][i] = SpecialValue({source_.type, v}, DimOf(lane_, d, i),
+              out_[m][d][i] = SpecialValue({source_.type, v}, DimOf<Mma>(lane_, d, i),
                                            source_.head_dim_v, out_[m][d][i]);
             }
           }
         }
       }
     }
-  }
-
-  // ---- results
-
-  // Rows pass through LDS, where the waves that shared them are added up, and leave in chunks. In
-  // decode what LDS is free is the last tile's, in prefill all.
-  ATTND_ACCESSOR void Finish(int split) {
-    constexpr int kOutputDims = kLds.output_dims;
-    constexpr int kChunks = kOutputDims / kChunk;
-    std::byte* lds = kPhase == Phase::kPrefill ? Lds() : TileAt<true>(free_slot_);
-    auto* rows = reinterpret_cast<float*>(lds);
-    auto* statistics = reinterpret_cast<float*>(lds + kLds.statistics_offset);
-    ATTND_UNROLL
-    for (int m = 0; m < kRowTiles; ++m) {
-      ATTND_UNROLL
-      for (int dims = 0; dims < kDim; dims += kOutputDims) {
-        BlockBarrier();  // everyone is done with what was there
-        float* mine = rows + wave_ * 16 * kLds.output_stride;
-        ATTND_UNROLL
-        for (int d = dims / 16; d < (dims + kOutputDims) / 16; ++d) {
-          ATTND_UNROLL
-          for (int i = 0; i < Mma::kAccElems; ++i) {
-            mine[Mma::Row(lane_, Mma::RowSlot(i)) * kLds.output_stride + DimOf(lane_, d, i) -
-                 dims] = out_[m][d][i];
-          }
-        }
-        if (dims == 0) {
-          ATTND_UNROLL
-          for (int r = 0; r < kRowSlots; ++r) {
-            float sum = Mma::RowSum(sum_[m][r]);
-            if constexpr (kParts == 1 && Mma::kCutsWeights) sum *= 1.0f / kCutFactor;
-            if (Mma::LeadsRow(lane_)) {
-              float* to = statistics + (wave_ * 16 + Mma::Row(lane_, r)) * 2;
-              to[0] = largest_[m][r];
-              to[1] = sum;
-            }
-          }
-        }
-        BlockBarrier();
-        for (int i = static_cast<int>(threadIdx.x); i < kShape.row_waves * 16 * kChunks;
-             i += kThreads) {
-          FinishChunk(rows, statistics, split, m, dims, i / kChunks, i % kChunks);
-        }
-      }
-    }
-  }
-
-  // Chunk `chunk` of the dims in LDS, of row `r` of the 16 rows of each wave with its own rows.
-  ATTND_ACCESSOR void FinishChunk(const float* rows, const float* statistics, int split,
-                                  int row_tile, int dims, int r, int chunk) {
-    const int row_wave = r / 16;
-    const int row = task_.row_begin + (row_wave * kRowTiles + row_tile) * 16 + r % 16;
-    const int dim = dims + chunk * kChunk;
-    if (row >= task_.row_end || dim >= args_.head_dim_v) return;
-    // The waves that have a share of this row.
-    const int first = row_wave * kShape.key_waves * 16 + r % 16;
-    float largest = MinusInfinity();
-    ATTND_UNROLL
-    for (int w = 0; w < kShape.key_waves; ++w) {
-      largest = fmaxf(largest, statistics[(first + w * 16) * 2]);
-    }
-    const float base = largest == MinusInfinity() ? 0.0f : largest;
-    float sum = 0.0f;
-    float values[kChunk] = {};
-    ATTND_UNROLL
-    for (int w = 0; w < kShape.key_waves; ++w) {
-      const float* of_wave = statistics + (first + w * 16) * 2;
-      const float share = kShape.key_waves == 1 ? 1.0f : Exp2((of_wave[0] - base) * unit_);
-      sum += share * of_wave[1];
-      const float* from = rows + (first + w * 16) * kLds.output_stride + chunk * kChunk;
-      ATTND_UNROLL
-      for (int i = 0; i < kChunk; ++i) values[i] += share * from[i];
-    }
-    if (task_.partial_row >= 0) {
-      const int64_t to = PartialRow(task_.partial_row + row - task_.row_begin, split,
-                                    task_.row_end - task_.row_begin, of_, args_.kv_heads);
-      if (dim == 0) {
-        args_.partial.largest[to] = largest;
-        args_.partial.sums[to] = sum;
-      }
-      StoreChunk(Type::kF32,
-                 reinterpret_cast<std::byte*>(args_.partial.values + to * args_.head_dim_v + dim),
-                 values);
-      return;
-    }
-    StoreResult(item_, args_.q_type, {QueryOf(row), HeadOf(row)}, dim,
-                FinishRow(item_, HeadOf(row), largest, sum, unit_), values);
   }
 
   const AttendArgs& args_;
@@ -774,7 +696,7 @@ class AttendBlock {
 // loop's instructions would be moves from there.
 constexpr int MinResident(Core core, Compute compute, int dim, Phase phase) {
   if (core == Core::kNvMma) {
-    return phase == Phase::kDecode && dim <= 128 && NumParts(compute) == 1 ? 3 : 1;
+    return phase == Phase::kDecode && dim <= 128 && NumParts(compute) == 1 ? 2 : 1;
   }
   return WaveSize(core) == 64 ? 2 : 1;
 }

@@ -239,18 +239,23 @@ class HipBackend final : public AttentionBackend {
   absl::Status LaunchMerges(const HipPlan& plan, const AttentionParams& params,
                             const Uploaded& uploaded, HipStream& stream) {
     if (plan.merges.empty()) return absl::OkStatus();
+    const unsigned rows = NumBlocks(plan.merges, params);
+    const unsigned chunks = static_cast<unsigned>(params.key.head_dim_v) / gpu::kHeadDimMultiple;
     const gpu::MergeArgs args{.items = uploaded.items,
                               .tasks = uploaded.merges,
                               .partial = Partial(plan, params),
                               .kv_heads = KvHeads(params),
                               .group = Group(params),
+                              .chunks = gpu::FastDivide::By(chunks),
+                              .rows = static_cast<int32_t>(rows),
                               .head_dim_v = params.key.head_dim_v,
                               .q_type = TypeOf(params.key.q_dtype),
                               .general = plan.general ? 1 : 0};
     ATTND_RETURN_IF_HIP_ERROR(
         stream.fence(),
-        gpu::LaunchKernel(table_.merge, NumBlocks(plan.merges, params), gpu::kMergeThreads,
-                          gpu::kMergeLdsBytes, stream.handle(), args));
+        gpu::LaunchKernel(table_.merge,
+                          (rows * chunks + gpu::kMergeThreads - 1) / gpu::kMergeThreads,
+                          gpu::kMergeThreads, 0, stream.handle(), args));
     return absl::OkStatus();
   }
 

@@ -28,6 +28,8 @@ class HipEvent final : public Event {
     return !fence_.status().ok() || hipEventQuery(handle_) != hipErrorNotReady;
   }
 
+  hipEvent_t handle() const { return handle_; }
+
   absl::Status Wait() override {
     using SteadyClock = std::chrono::steady_clock;
     const SteadyClock::time_point sleep_at = SteadyClock::now() + kSpin;
@@ -103,6 +105,24 @@ absl::Status HipStream::CopyPages(std::span<const PageCopy> copies) {
                          static_cast<size_t>(copy.num_layers), hipMemcpyDeviceToDevice, handle_));
   }
   return absl::OkStatus();
+}
+
+absl::Status HipStream::WaitFor(const Event& event) {
+  ATTND_RETURN_IF_ERROR(Use());
+  ATTND_RETURN_IF_HIP_ERROR(
+      fence_, hipStreamWaitEvent(handle_, static_cast<const HipEvent&>(event).handle(), 0));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> HipStream::IsBusy() {
+  ATTND_RETURN_IF_ERROR(Use());
+  hipStreamCaptureStatus capture = hipStreamCaptureStatusNone;
+  ATTND_RETURN_IF_HIP_ERROR(fence_, hipStreamIsCapturing(handle_, &capture));
+  if (capture != hipStreamCaptureStatusNone) return false;  // and it must not be asked
+  const hipError_t error = hipStreamQuery(handle_);
+  if (error == hipErrorNotReady) return true;
+  ATTND_RETURN_IF_HIP_ERROR(fence_, error);
+  return false;
 }
 
 absl::StatusOr<std::unique_ptr<Event>> HipStream::Record() {

@@ -58,6 +58,10 @@ class HipStream final : public Stream {
   absl::Status CopyPages(std::span<const PageCopy> copies) override;
   absl::StatusOr<std::unique_ptr<Event>> Record() override;
 
+  // What is queued from now on starts after `event`, of another stream of the device.
+  absl::Status WaitFor(const Event& event);
+  // Whether work that is queued now would wait for other work. Not while a graph is captured.
+  absl::StatusOr<bool> IsBusy();
   // Makes the stream's device the calling thread's current one.
   absl::Status Use();
   hipStream_t handle() const { return handle_; }

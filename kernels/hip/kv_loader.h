@@ -72,6 +72,9 @@ class KvLoader {
     next_ = {0, 0};
     if (one_page_ && key < source.key_end) next_ = source.Find(key);
   }
+  // What was located last, for a caller that locates several tiles before it loads the first.
+  ATTND_ACCESSOR KvSource::Place next() const { return next_; }
+  ATTND_ACCESSOR void set_next(KvSource::Place place) { next_ = place; }
   // The tile last located is the one loaded from now on.
   ATTND_ACCESSOR void Advance() { place_ = next_; }
 

@@ -52,11 +52,24 @@ ATTND_DEVICE uint32_t FloatToBFloat16(float x) {
   if ((bits & 0x7fffffffu) > 0x7f800000u) return (bits >> 16) | 0x40u;
   return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
+// Two numbers rounded to nearest; `low` in the lower half.
+template <class Element>
+ATTND_DEVICE uint32_t RoundPair(float low, float high) {
+#if ATTND_GPU_NVIDIA
+  uint32_t pair;
+  if constexpr (kIsBFloat16<Element>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+  return pair;
+#else
+  if constexpr (kIsBFloat16<Element>) return FloatToBFloat16(low) | FloatToBFloat16(high) << 16;
+  return FloatToHalf(low) | FloatToHalf(high) << 16;
+#endif
+}
 ATTND_DEVICE float ToFloat(Type type, uint32_t bits) {
   return type == Type::kF16 ? HalfToFloat(bits) : BitsToFloat(bits << 16);
-}
-ATTND_DEVICE uint32_t FromFloat(Type type, float x) {
-  return type == Type::kF16 ? FloatToHalf(x) : FloatToBFloat16(x);
 }
 
 // One number of a row.
@@ -93,7 +106,8 @@ ATTND_DEVICE void StoreChunk(Type type, std::byte* to, const float (&from)[kChun
   U32x4 pairs;
   ATTND_UNROLL
   for (int i = 0; i < 4; ++i) {
-    pairs[i] = FromFloat(type, from[2 * i]) | FromFloat(type, from[2 * i + 1]) << 16;
+    pairs[i] = type == Type::kF16 ? RoundPair<Half>(from[2 * i], from[2 * i + 1])
+                                  : RoundPair<BFloat16>(from[2 * i], from[2 * i + 1]);
   }
   *reinterpret_cast<U32x4*>(to) = pairs;
 }

@@ -15,11 +15,10 @@ namespace {
 // Rows that share the waves of one block.
 constexpr int64_t kMaxDecodeRows = 16;
 // An item has splits for one block on each of some 128 multiprocessors, if they have so many keys;
-// and for three, if those have more. Partial results cost 1 / 64 of the bytes of 256 keys at 8
+// and for two, if those have more. Partial results cost 1 / 64 of the bytes of 256 keys at 8
 // query heads a KV head.
 constexpr int64_t kFewBlocks = 128, kFewestSplitKeys = 256;
-constexpr int64_t kManyBlocks = 384, kSplitKeys = 512;
-static_assert(kManyBlocks < gpu::kMaxSplits);
+constexpr int64_t kManyBlocks = 256, kSplitKeys = 512;
 
 // Positions are 32 bits wide on the device, and sums of two stay in range.
 absl::Status CheckRange(const AttentionItem& item, size_t index) {
@@ -58,11 +57,11 @@ bool Before(const gpu::AttendTask& a, const gpu::AttendTask& b) {
 }
 
 // The time of `blocks` blocks of decode, each of `splits` splits, in units of what a multiprocessor
-// takes for a split when memory is all that it waits for. Blocks start in rounds; three of them on
-// a multiprocessor keep memory busy, one alone does not quite (on an H100 for 0.8 of the time).
+// takes for a split when memory is all that it waits for. Blocks start in rounds; two of them on a
+// multiprocessor keep memory busy, one alone does not quite.
 double DecodeTime(int64_t blocks, double splits, int64_t num_multiprocessors) {
-  constexpr int64_t kResident = 3;
-  constexpr double kAlone = 1.25, kStart = 0.5;
+  constexpr int64_t kResident = 2;
+  constexpr double kAlone = 1.1, kStart = 0.5;
   const int64_t rounds = blocks / (kResident * num_multiprocessors);
   const int64_t rest = blocks % (kResident * num_multiprocessors);
   double time = static_cast<double>(rounds) * (kResident * splits + kStart);
@@ -160,10 +159,6 @@ class Planner {
     if (count > 1) {
       task.split_keys = static_cast<int32_t>(split_keys);
       task.partial_row = static_cast<int32_t>(plan_.partial_rows);
-      for (int32_t row = task.row_begin; row < task.row_end; ++row) {
-        plan_.merges.push_back({task.item, row, task.partial_row + row - task.row_begin,
-                                static_cast<int32_t>(count), task.row_end - task.row_begin});
-      }
       plan_.partial_rows += count * PartialRows(task);
     }
     if (phase == gpu::Phase::kDecode) {
@@ -178,7 +173,7 @@ class Planner {
   }
 
   // A range to tasks of as many splits `at_once`, or one less.
-  void CutRange(gpu::AttendTask whole, int64_t at_once, std::vector<gpu::AttendTask>& tasks) const {
+  void CutRange(gpu::AttendTask whole, int64_t at_once, std::vector<gpu::AttendTask>& tasks) {
     if (whole.partial_row < 0) {
       tasks.push_back(whole);
       return;
@@ -186,10 +181,20 @@ class Planner {
     const int64_t keys = whole.split_keys, end = DivideUp(whole.key_end, keys);
     int64_t split = whole.key_begin / keys;
     gpu::AttendTask task = whole;
+    // Splits of a task lie one after another from its first key on: one that a window cut at its
+    // start is alone.
+    const bool starts_inside = whole.key_begin % keys != 0;
+    if (end - split <= at_once && !starts_inside) {
+      task.merges_itself = 1;
+      tasks.push_back(task);
+      return;
+    }
+    for (int32_t row = whole.row_begin; row < whole.row_end; ++row) {
+      plan_.merges.push_back({whole.item, row, whole.partial_row + row - whole.row_begin,
+                              static_cast<int32_t>(end - split), whole.row_end - whole.row_begin});
+    }
     for (int64_t tasks_left = DivideUp(end - split, at_once); split < end; --tasks_left) {
       int64_t next = split + DivideUp(end - split, std::max<int64_t>(1, tasks_left));
-      // Splits of a task lie one after another from its first key on: one that a window cut at its
-      // start is alone.
       if (task.key_begin % keys != 0) next = split + 1;
       task.key_end = static_cast<int32_t>(std::min<int64_t>(whole.key_end, next * keys));
       tasks.push_back(task);

@@ -25,7 +25,7 @@ struct QuerySource {
   Type type;
 
   ATTND_ACCESSOR const std::byte* Row(int row) const {
-    return q.data + rows.Query(row) * q.token_stride_bytes + rows.Head(row) * q.head_stride_bytes;
+    return q.Row(rows.Query(row), rows.Head(row));
   }
 };
 

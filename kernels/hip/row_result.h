@@ -15,6 +15,8 @@ struct RowResult {
   bool any;      // false: the row sees nothing, its output is zero
   float factor;  // of the sum of weights times values
   float lse;     // natural logarithm
+
+  ATTND_ACCESSOR float Of(float value) const { return any ? value * factor : 0.0f; }
 };
 
 // `largest` is the row's largest score, `sum` that of its weights relative to it; 2^(unit * score)
@@ -38,18 +40,51 @@ struct OutputRow {
   int head;
 };
 
+ATTND_DEVICE void StoreLse(const Item& item, OutputRow row, const RowResult& result) {
+  if (item.lse == nullptr) return;
+  item.lse[row.query * item.lse_token_stride_elems + row.head * item.lse_head_stride_elems] =
+      result.lse;
+}
+
 // The row's chunk of sums at `dim`, divided, to its place; with the first one the log-sum-exp.
 ATTND_DEVICE void StoreResult(const Item& item, Type type, OutputRow row, int dim,
                               const RowResult& result, float (&values)[kChunk]) {
   ATTND_UNROLL
-  for (int i = 0; i < kChunk; ++i) values[i] = result.any ? values[i] * result.factor : 0.0f;
-  StoreChunk(type,
-             item.out.data + row.query * item.out.token_stride_bytes +
-                 row.head * item.out.head_stride_bytes + dim * SizeOf(type),
-             values);
-  if (dim == 0 && item.lse != nullptr) {
-    item.lse[row.query * item.lse_token_stride_elems + row.head * item.lse_head_stride_elems] =
-        result.lse;
+  for (int i = 0; i < kChunk; ++i) values[i] = result.Of(values[i]);
+  StoreChunk(type, item.out.Row(row.query, row.head) + dim * SizeOf(type), values);
+  if (dim == 0) StoreLse(item, row, result);
+}
+
+// A chunk of a row of one split, or of several that were merged.
+struct PartialRow {
+  float largest;
+  float sum;
+  float values[kChunk];
+};
+
+ATTND_DEVICE void LoadValues(const PartialResults& from, int64_t place, int head_dim, int dim,
+                             PartialRow& row) {
+  LoadChunk(Type::kF32, reinterpret_cast<const std::byte*>(from.values + place * head_dim + dim),
+            row.values);
+}
+ATTND_DEVICE void StoreValues(const PartialResults& to, int64_t place, int head_dim, int dim,
+                              const PartialRow& row) {
+  StoreChunk(Type::kF32, reinterpret_cast<std::byte*>(to.values + place * head_dim + dim),
+             row.values);
+}
+
+// Splits are merged in their order, from the first on. Nothing is left to the compiler's choice of
+// contractions: results are the same wherever this is done.
+ATTND_DEVICE void Merge(PartialRow& row, const PartialRow& next, float unit) {
+  const float largest = fmaxf(row.largest, next.largest);
+  const float base = largest == MinusInfinity() ? 0.0f : largest;
+  const float share = Exp2((row.largest - base) * unit);
+  const float share_of_next = Exp2((next.largest - base) * unit);
+  row.largest = largest;
+  row.sum = fmaf(next.sum, share_of_next, row.sum * share);
+  ATTND_UNROLL
+  for (int i = 0; i < kChunk; ++i) {
+    row.values[i] = fmaf(next.values[i], share_of_next, row.values[i] * share);
   }
 }
 

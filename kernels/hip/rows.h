@@ -25,17 +25,16 @@ struct TaskOfBlock {
   int task;
   int kv_head;
 };
-ATTND_DEVICE TaskOfBlock FindTask(FastDivide kv_heads) {
-  const auto block = static_cast<int>(blockIdx.x);
-  const auto task = static_cast<int>(kv_heads.Quotient(blockIdx.x));
+ATTND_DEVICE TaskOfBlock FindTask(int block, FastDivide kv_heads) {
+  const auto task = static_cast<int>(kv_heads.Quotient(block));
   return {task, block - task * static_cast<int>(kv_heads.divisor)};
 }
 
-// Where partial results lie: `first` for split 0 of KV head 0, `rows` of each split and head.
-ATTND_DEVICE int64_t PartialRow(int first, int split, int rows, TaskOfBlock of,
-                                FastDivide kv_heads) {
+// The place of a row's partial results: `first` for split 0 of KV head 0, `rows` for each split and
+// head.
+ATTND_DEVICE int64_t FindPartial(int first, int split, int rows, int kv_head, FastDivide kv_heads) {
   return first +
-         (static_cast<int64_t>(split) * static_cast<int>(kv_heads.divisor) + of.kv_head) * rows;
+         (static_cast<int64_t>(split) * static_cast<int>(kv_heads.divisor) + kv_head) * rows;
 }
 
 }  // namespace attnd::gpu

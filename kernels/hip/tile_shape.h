@@ -64,7 +64,7 @@ constexpr TileShape NvShape(Compute compute, int dim, Phase phase) {
   const bool parts = compute == Compute::kF32;
   if (phase == Phase::kDecode) {
     if (parts) return {1, 4, 1, 64, dim > 192 ? 1 : 2, dim > 64};
-    return {1, 4, 1, 64, dim > 192 ? 3 : 4, false};
+    return {1, 4, 1, 64, dim > 192 ? 3 : 6, false};
   }
   if (parts) {
     if (dim <= 64) return {4, 1, 1, 64, 2, false};
@@ -145,6 +145,7 @@ struct LdsLayout {
   int output_dims = 0;    // that pass at a time
   int output_stride = 0;  // floats of a row, padded against bank conflicts
   int statistics_offset = 0;
+  int merged_offset = 0;  // of a block that merges its own splits: twice two floats a row
   int total_bytes = 0;
 };
 
@@ -167,7 +168,8 @@ constexpr LdsLayout LdsLayoutFor(Core core, Compute compute, int dim, Phase phas
     epilogue_bytes = lds.statistics_offset + shape.waves() * 16 * 2 * 4;
     if (phase == Phase::kPrefill || epilogue_bytes <= lds.tile_bytes) break;
   }
-  lds.total_bytes = main_bytes;
+  lds.merged_offset = main_bytes;
+  lds.total_bytes = main_bytes + (phase == Phase::kDecode ? shape.rows() * 4 * 4 : 0);
   if (lds.query_bytes > lds.total_bytes) lds.total_bytes = lds.query_bytes;
   if (epilogue_bytes > lds.total_bytes) lds.total_bytes = epilogue_bytes;
   return lds;

@@ -18,6 +18,7 @@ absl::StatusOr<std::unique_ptr<UploadRing>> UploadRing::Make(HipDevice& device,
                                                              gpu::UploadFunction kernel, int blocks,
                                                              Bytes initial_size) {
   std::unique_ptr<UploadRing> ring(new UploadRing(device, kernel));
+  ATTND_ASSIGN_OR_RETURN(ring->stream_, device.NewStream());
   ring->blocks_.resize(static_cast<size_t>(blocks));
   for (Block& block : ring->blocks_) ATTND_RETURN_IF_ERROR(ring->Grow(block, initial_size));
   return ring;
@@ -45,8 +46,17 @@ absl::StatusOr<UploadRing::Block*> UploadRing::Take(Bytes bytes) {
   return &block;
 }
 
-absl::Status UploadRing::Send(const Block& block, Bytes size, HipStream& stream) {
+absl::Status UploadRing::Send(Block& block, Bytes size, HipStream& stream) {
   if (size == Bytes(0)) return absl::OkStatus();
+  ATTND_ASSIGN_OR_RETURN(const bool busy, stream.IsBusy());
+  if (!busy) return Copy(block, size, stream);
+  auto& own = static_cast<HipStream&>(*stream_);
+  ATTND_RETURN_IF_ERROR(Copy(block, size, own));
+  ATTND_ASSIGN_OR_RETURN(block.sent, own.Record());
+  return stream.WaitFor(*block.sent);
+}
+
+absl::Status UploadRing::Copy(const Block& block, Bytes size, HipStream& stream) {
   if (size > kKernelBytes) {
     ATTND_RETURN_IF_HIP_ERROR(stream.fence(),
                               hipMemcpyAsync(block.device.data(), block.host.data(), size.value(),

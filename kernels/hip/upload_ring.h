@@ -3,8 +3,9 @@
 // What the host sends to the device with each launch: small structs, block tables, options.
 //
 // A ring of blocks, each pinned on the host with its twin on the device; a block is written, copied
-// in one piece, and free again when the launch that uses it has ended. Blocks grow to the largest
-// launch they have held. One thread at a time.
+// in one piece, and free again when the launch that uses it has ended. Where the launch has to wait
+// for others, its block is copied meanwhile. Blocks grow to the largest launch they have held. One
+// thread at a time.
 //
 //   ATTND_ASSIGN_OR_RETURN(UploadRing::Block * block, ring.Take(bytes));
 //   UploadWriter writer(*block);
@@ -34,6 +35,7 @@ class UploadRing {
   struct Block {
     Buffer host;
     Buffer device;
+    std::unique_ptr<Event> sent;    // where it went by the ring's own stream
     std::unique_ptr<Event> in_use;  // of the launch that reads it
   };
 
@@ -44,15 +46,18 @@ class UploadRing {
 
   // The next block, of at least `bytes`, once its last launch has ended.
   absl::StatusOr<Block*> Take(Bytes bytes);
-  absl::Status Send(const Block& block, Bytes size, HipStream& stream);
+  // To the device, before what is queued on `stream` from now on.
+  absl::Status Send(Block& block, Bytes size, HipStream& stream);
   absl::Status Done(Block& block, HipStream& stream);
 
  private:
   UploadRing(HipDevice& device, gpu::UploadFunction kernel) : device_(device), kernel_(kernel) {}
   absl::Status Grow(Block& block, Bytes size);
+  absl::Status Copy(const Block& block, Bytes size, HipStream& stream);
 
   HipDevice& device_;
   const gpu::UploadFunction kernel_;
+  std::unique_ptr<Stream> stream_;
   std::vector<Block> blocks_;
   size_t next_ = 0;
 };

@@ -11,6 +11,7 @@
 #include "kernels/hip/gpu.h"
 #include "kernels/hip/lds_tile.h"
 #include "kernels/hip/mma/vectors.h"
+#include "kernels/hip/numbers.h"
 #if ATTND_GPU_SIMT
 #include "kernels/hip/simt_host/nv_primitives.h"
 #else
@@ -45,17 +46,6 @@ ATTND_DEVICE void Mma16816(float* c, const uint32_t* a, uint32_t b0, uint32_t b1
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
-}
-// Two floats rounded to nearest; `low` in the lower half.
-template <class Element>
-ATTND_DEVICE uint32_t PackPair(float low, float high) {
-  uint32_t pair;
-  if constexpr (kIsBFloat16<Element>) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  }
-  return pair;
 }
 // Copies 16 bytes from memory to LDS without passing registers; zeros where not valid, and then
 // nothing is read.
@@ -134,7 +124,7 @@ struct NvMma {
   ATTND_MEMBER Query ToWeights(const Acc* p, int /*lane*/) {
     Query q;
     ATTND_UNROLL
-    for (int i = 0; i < 4; ++i) q.r[i] = nv::PackPair<Element>(p[0].v[2 * i], p[0].v[2 * i + 1]);
+    for (int i = 0; i < 4; ++i) q.r[i] = RoundPair<Element>(p[0].v[2 * i], p[0].v[2 * i + 1]);
     return q;
   }
   // What a trait with kAsyncCopies has.

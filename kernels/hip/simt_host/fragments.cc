@@ -117,13 +117,6 @@ void TileMultiplyAdd::Run8x16(bool bfloat16) {
   run(*this, bfloat16);
 }
 
-uint32_t PackNearest(float low, float high, bool bfloat16) {
-  if (bfloat16) {
-    return FloatToBFloat16(low) | static_cast<uint32_t>(FloatToBFloat16(high)) << 16;
-  }
-  return FloatToHalf(low) | static_cast<uint32_t>(FloatToHalf(high)) << 16;
-}
-
 namespace {
 
 uint16_t HalfTowardZero(float value) {

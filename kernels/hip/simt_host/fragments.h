@@ -29,8 +29,6 @@ struct alignas(64) TileMultiplyAdd {
   void Run8x16(bool bfloat16);
 };
 
-// Two 16-bit elements side by side, `low` in the lower half, rounded to nearest even.
-uint32_t PackNearest(float low, float high, bool bfloat16);
 // Two halves rounded toward zero (a finite value never becomes infinite).
 uint32_t PackTowardZero(float low, float high);
 

@@ -236,6 +236,15 @@ hipError_t hipDeviceSynchronize() {
   return Note(machine.Sticky(device));
 }
 
+hipError_t hipStreamIsCapturing(hipStream_t stream, hipStreamCaptureStatus* status) {
+  Machine& machine = Machine::Get();
+  MutexLock lock(machine.mu());
+  int device = 0;
+  if (const hipError_t error = EnterStream(machine, stream, &device)) return error;
+  *status = hipStreamCaptureStatusNone;
+  return hipSuccess;
+}
+
 hipError_t hipStreamWaitEvent(hipStream_t stream, hipEvent_t event, unsigned /*flags*/) {
   Machine& machine = Machine::Get();
   MutexLock lock(machine.mu());

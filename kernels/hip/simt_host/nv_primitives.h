@@ -48,12 +48,6 @@ void Mma16816(float* c, const uint32_t* a, uint32_t b0, uint32_t b1,
   simt::MultiplyAddNv(kIsBFloat16<Element>, c, a, b0, b1, {"Mma16816", file, line});
 }
 
-// cvt.rn.{f16x2,bf16x2}.f32.
-template <class Element>
-uint32_t PackPair(float low, float high) {
-  return simt::PackNearest(low, high, kIsBFloat16<Element>);
-}
-
 // cp.async.cg.shared.global, 16 bytes; zeros where not valid, and `global` is not read then.
 inline void CopyAsync16(void* lds, const void* global, bool valid,
                         const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

@@ -16,6 +16,7 @@
 #include "gtest/gtest.h"
 #include "kernels/base/dtype.h"
 #include "kernels/hip/element.h"
+#include "kernels/hip/numbers.h"
 #include "kernels/hip/simt_host/amd_primitives.h"
 #include "kernels/hip/simt_host/machine.h"
 #include "kernels/hip/simt_host/nv_primitives.h"
@@ -306,12 +307,12 @@ TEST_F(SimtPrimitivesTest, PacksHalves) {
   // Between 1 and the next half, nearer to the latter.
   const float above_one = 1.0f + 0.75f * 0x1p-10f;
   EXPECT_EQ(amd::PackHalvesTowardZero(above_one, -above_one), 0xbc003c00u);
-  EXPECT_EQ(nv::PackPair<Half>(above_one, -above_one), 0xbc013c01u);
-  EXPECT_EQ(nv::PackPair<BFloat16>(1.0f, -2.0f), 0xc0003f80u);
+  EXPECT_EQ(RoundPair<Half>(above_one, -above_one), 0xbc013c01u);
+  EXPECT_EQ(RoundPair<BFloat16>(1.0f, -2.0f), 0xc0003f80u);
   // Toward zero means never to infinity, and to zero below the smallest subnormal.
   EXPECT_EQ(amd::PackHalvesTowardZero(1e6f, INFINITY), 0x7c007bffu);
   EXPECT_EQ(amd::PackHalvesTowardZero(0.9f * 0x1p-24f, 0x1p-24f), 0x00010000u);
-  EXPECT_EQ(nv::PackPair<Half>(0.9f * 0x1p-24f, 1e6f), 0x7c000001u);
+  EXPECT_EQ(RoundPair<Half>(0.9f * 0x1p-24f, 1e6f), 0x7c000001u);
 }
 
 // Element (row, column) of matrix m is 256 m + 16 row + column.

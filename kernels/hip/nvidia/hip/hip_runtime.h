@@ -17,6 +17,7 @@ using hipError_t = cudaError_t;
 using hipStream_t = cudaStream_t;
 using hipEvent_t = cudaEvent_t;
 using hipMemcpyKind = cudaMemcpyKind;
+using hipStreamCaptureStatus = cudaStreamCaptureStatus;
 
 inline constexpr hipError_t hipSuccess = cudaSuccess;
 inline constexpr hipError_t hipErrorInvalidValue = cudaErrorInvalidValue;
@@ -37,6 +38,7 @@ inline constexpr auto hipMemcpyHostToDevice = cudaMemcpyHostToDevice;
 inline constexpr auto hipMemcpyDeviceToHost = cudaMemcpyDeviceToHost;
 inline constexpr auto hipMemcpyDeviceToDevice = cudaMemcpyDeviceToDevice;
 inline constexpr auto hipMemcpyDefault = cudaMemcpyDefault;
+inline constexpr auto hipStreamCaptureStatusNone = cudaStreamCaptureStatusNone;
 inline constexpr unsigned hipHostMallocPortable = cudaHostAllocPortable;
 inline constexpr unsigned hipHostMallocMapped = cudaHostAllocMapped;
 inline constexpr unsigned hipStreamNonBlocking = cudaStreamNonBlocking;
@@ -73,6 +75,8 @@ ATTND_HIP_IS_CUDA(StreamCreateWithFlags)
 ATTND_HIP_IS_CUDA(StreamDestroy)
 ATTND_HIP_IS_CUDA(StreamQuery)
 ATTND_HIP_IS_CUDA(StreamSynchronize)
+ATTND_HIP_IS_CUDA(StreamIsCapturing)
+ATTND_HIP_IS_CUDA(StreamWaitEvent)
 ATTND_HIP_IS_CUDA(EventCreateWithFlags)
 ATTND_HIP_IS_CUDA(EventDestroy)
 ATTND_HIP_IS_CUDA(EventRecord)

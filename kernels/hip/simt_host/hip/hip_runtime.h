@@ -78,6 +78,8 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
 
+enum hipStreamCaptureStatus { hipStreamCaptureStatusNone, hipStreamCaptureStatusActive };
+
 struct hipDeviceProp_t {
   char name[256];
   char gcnArchName[256];
@@ -149,6 +151,8 @@ hipError_t hipStreamCreateWithFlags(hipStream_t* stream, unsigned flags);
 hipError_t hipStreamDestroy(hipStream_t stream);
 hipError_t hipStreamQuery(hipStream_t stream);
 hipError_t hipStreamSynchronize(hipStream_t stream);
+// Nothing is ever captured here.
+hipError_t hipStreamIsCapturing(hipStream_t stream, hipStreamCaptureStatus* status);
 hipError_t hipStreamWaitEvent(hipStream_t stream, hipEvent_t event, unsigned flags = 0);
 
 hipError_t hipEventCreate(hipEvent_t* event);
