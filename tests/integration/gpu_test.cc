@@ -157,7 +157,8 @@ TEST_F(GpuTest, AFaultFencesItsDeviceAndTheOtherServesOn) {
   EXPECT_EQ(stats.devices(1).failure(), "");
   EXPECT_EQ(stats.devices(1).sequences(), 2);
 
-  simt::SetFaults(1, {.failing_copy = 1});
+  // The second is attention itself: what it needs was uploaded before.
+  simt::SetFaults(1, {.failing_launch = 2});
   EXPECT_EQ(Step(kept, 4, nullptr).code(), Code::INTERNAL);
   EXPECT_EQ(Step(recomputed, 2, nullptr).code(), Code::DATA_LOSS);
 }
