@@ -20,12 +20,14 @@
 #include "kernels/hip/target.h"
 #include "kernels/hip/tile_shape.h"
 #if ATTND_DEVICE_CODE
+#include "kernels/hip/block_vote.h"
 #include "kernels/hip/epilogue.h"
 #include "kernels/hip/kv_loader.h"
 #include "kernels/hip/numbers.h"
 #include "kernels/hip/query_loader.h"
 #include "kernels/hip/rows.h"
 #include "kernels/hip/score.h"
+#include "kernels/hip/softmax.h"
 #include "kernels/hip/special.h"
 #endif
 
@@ -70,6 +72,7 @@ class AttendBlock {
   static constexpr int kKeyGroups = kShape.keys_per_wave() / Mma::kDepth;
   static constexpr int kDimTiles = kDim / 16;
   static_assert(kDim % Mma::kDepth == 0 && kShape.keys_per_wave() % Mma::kDepth == 0);
+  static constexpr int kValueRow = Mma::kValuesTransposed ? kKeys : kDim;
   static constexpr int kPartKeyBytes = kKeys * kDim * 2;
   static constexpr int kPartQueryBytes = kShape.rows() * kDim * 2;
 
@@ -86,7 +89,7 @@ class AttendBlock {
         loader_(static_cast<int>(threadIdx.x), item.page_run) {
     const int thread = static_cast<int>(threadIdx.x);
     lane_ = thread % Mma::kWaveSize;
-    wave_ = thread / Mma::kWaveSize;
+    wave_ = Uniform(thread / Mma::kWaveSize);
     key_base_ = wave_ % kShape.key_waves * kShape.keys_per_wave();
     wave_row_ = wave_ / kShape.key_waves * kRowTiles * 16;
     first_row_ = task.row_begin + wave_row_ + Mma::Row(lane_, 0);
@@ -145,8 +148,8 @@ class AttendBlock {
   // ---- the ring of tiles
 
   template <bool kCollect>
-  ATTND_MEMBER bool BarrierWith(bool mine) {
-    if constexpr (kCollect) return BlockBarrierOr(mine);
+  ATTND_ACCESSOR bool BarrierWith(bool mine) {
+    if constexpr (kCollect) return vote_.Any(mine);
     BlockBarrier();
     return false;
   }
@@ -189,7 +192,7 @@ class AttendBlock {
                                                     TileAt<kValues>(use_slot_));
     if constexpr (Loader::kInPlace && !kValues) loader_.Locate(source_, key0 + kKeys);
     if (kCollects && (masked || kParts > 1)) {
-      special = BlockBarrierOr(special);
+      special = vote_.Any(special);
     } else {
       BlockBarrier();
       special = false;
@@ -290,7 +293,7 @@ class AttendBlock {
     for (int m = 0; m < kRowTiles; ++m) {
       if constexpr (kGeneral) ShapeScores(key0, m, scores[m]);
       if constexpr (kMasked) MaskScores(key0, m, scores[m]);
-      Softmax(scores[m], largest_[m], sum_[m], rescale[m]);
+      Softmax<Mma, kParts>(scores[m], unit_, largest_[m], sum_[m], rescale[m]);
       if constexpr (kGeneral) DropWeights(key0, m, scores[m]);
       if constexpr (kParts == 1) {
         ATTND_UNROLL
@@ -307,16 +310,34 @@ class AttendBlock {
     for (int m = 0; m < kRowTiles; ++m) CutWeights(scores[m], m, weights);
 
     const bool special_values = Arrive<true>(key0, kMasked);
-    MultiplyValues(TileAt<true>(use_slot_), weights, rescale);
-    if (special_values) AddSpecialValues(key0);
+    if constexpr (kParts == 1) {
+      MultiplyWholeValues(TileAt<true>(use_slot_), weights[0]);
+      if (special_values) {
+        const SpecialValues found = FindSpecialValues(key0);
+        ATTND_UNROLL
+        for (int m = 0; m < kRowTiles; ++m) {
+          ATTND_UNROLL
+          for (int d = 0; d < kDimTiles; ++d) found.PutNaN(m, d, out_[m][d]);
+        }
+      }
+    } else {
+      SpecialValues found;
+      if (special_values) found = FindSpecialValues(key0);
+      MultiplyValueParts(TileAt<true>(use_slot_), weights, rescale, special_values, found);
+    }
     free_slot_ = use_slot_;
     use_slot_ = NextSlot(use_slot_);
+  }
+
+  // The lane, for LDS addresses.
+  ATTND_ACCESSOR int RematLane() const {
+    return Loader::kRemat ? Opaque(lane_) : Mma::Remat(lane_);
   }
 
   // ---- scores
 
   ATTND_ACCESSOR void MultiplyKeys(const std::byte* tile, Acc (&scores)[kRowTiles][kKeyTiles]) {
-    const int lane = Mma::Remat(lane_);
+    const int lane = RematLane();
     if constexpr (kParts > 1) {
       MultiplyKeyParts(tile, lane, scores);
     } else {
@@ -382,6 +403,7 @@ class AttendBlock {
               scores[m][n][i] = step < kStepsAtOnce ? sums[0][i] : scores[m][n][i] + sums[0][i];
             }
             sums[0] = Acc{};
+            if constexpr (Loader::kInPlace) ScheduleFence();
           }
         }
         ATTND_UNROLL
@@ -406,37 +428,65 @@ class AttendBlock {
   }
 
   // Parts hold finite numbers only: the scores of queries and keys with others, by plain
-  // arithmetic.
+  // arithmetic. One score at a time: what is rare shall keep no registers from what is not.
   ATTND_ACCESSOR void MultiplySpecial(int key0, Acc (&scores)[kRowTiles][kKeyTiles]) {
     ATTND_UNROLL
     for (int m = 0; m < kRowTiles; ++m) {
-      ATTND_UNROLL
-      for (int n = 0; n < kKeyTiles; ++n) {
+      ATTND_ROLLED
+      for (int j = 0; j < kKeyTiles * Mma::kAccElems; ++j) {
+        const int tile = j / Mma::kAccElems, elem = j % Mma::kAccElems;
+        const int row = RowOf(m, Mma::RowSlot(elem)), key = KeyOf(key0, tile, elem);
+        if (row >= task_.row_end || key >= task_.key_end) continue;
+        const TypedRow k{source_.type, source_.template Row<false>(source_.Find(key))};
+        float product;
+        if (!SpecialProduct({args_.q_type, queries_in_memory_.Row(row)}, k, source_.head_dim_k,
+                            item_.query_sign, product)) {
+          continue;
+        }
         ATTND_UNROLL
-        for (int i = 0; i < Mma::kAccElems; ++i) {
-          const int row = RowOf(m, Mma::RowSlot(i)), key = KeyOf(key0, n, i);
-          if (row >= task_.row_end || key >= task_.key_end) continue;
-          scores[m][n][i] =
-              SpecialProduct({args_.q_type, queries_in_memory_.Row(row)},
-                             {source_.type, source_.template Row<false>(source_.Find(key))},
-                             source_.head_dim_k, item_.query_sign, scores[m][n][i]);
+        for (int n = 0; n < kKeyTiles; ++n) {
+          ATTND_UNROLL
+          for (int i = 0; i < Mma::kAccElems; ++i) {
+            if (n == tile && i == elem) scores[m][n][i] = product;
+          }
         }
       }
     }
   }
 
+  // General scores, in natural units: scaled, then capped, then biased.
   ATTND_ACCESSOR void ShapeScores(int key0, int row_tile, Acc (&scores)[kKeyTiles]) {
     ATTND_UNROLL
-    for (int r = 0; r < kRowSlots; ++r) {
-      const int row = RowOf(row_tile, r);
-      if (row >= task_.row_end) continue;
-      const int query = QueryOf(row), head = HeadOf(row);
+    for (int n = 0; n < kKeyTiles; ++n) {
+      ATTND_UNROLL
+      for (int i = 0; i < Mma::kAccElems; ++i) scores[n][i] *= item_.scale;
+    }
+    if (item_.softcap > 0.0f) {
+      const float inverse = 1.0f / item_.softcap;
       ATTND_UNROLL
       for (int n = 0; n < kKeyTiles; ++n) {
         ATTND_UNROLL
         for (int i = 0; i < Mma::kAccElems; ++i) {
-          if (Mma::RowSlot(i) != r) continue;
-          scores[n][i] = ShapedScore(item_, scores[n][i], query, head, KeyOf(key0, n, i));
+          scores[n][i] = item_.softcap * Tanh(scores[n][i] * inverse);
+        }
+      }
+    }
+    if (item_.alibi_slopes != nullptr) {
+      float slopes[kRowSlots];
+      int positions[kRowSlots];
+      ATTND_UNROLL
+      for (int r = 0; r < kRowSlots; ++r) {
+        const int row = RowOf(row_tile, r);
+        slopes[r] = item_.alibi_slopes[HeadOf(row)];
+        positions[r] = Opaque(item_.start_position + QueryOf(row));
+      }
+      ATTND_UNROLL
+      for (int n = 0; n < kKeyTiles; ++n) {
+        ATTND_UNROLL
+        for (int i = 0; i < Mma::kAccElems; ++i) {
+          const int r = Mma::RowSlot(i);
+          const int distance = positions[r] - KeyOf(key0, n, i);
+          scores[n][i] -= slopes[r] * fabsf(static_cast<float>(distance));
         }
       }
     }
@@ -464,191 +514,142 @@ class AttendBlock {
     }
   }
 
-  // Scores become weights relative to the row's largest score so far; `rescale` is what earlier
-  // results are multiplied by.
-  ATTND_ACCESSOR void Softmax(Acc (&scores)[kKeyTiles], float (&largest)[kRowSlots],
-                              float (&sum)[kRowSlots], float (&rescale)[kRowSlots]) {
-    float offset[kRowSlots];  // in units of the exponent
-    float base[kRowSlots];    // in units of the score
-    ATTND_UNROLL
-    for (int r = 0; r < kRowSlots; ++r) base[r] = largest[r];
-    ATTND_UNROLL
-    for (int n = 0; n < kKeyTiles; ++n) {
-      ATTND_UNROLL
-      for (int i = 0; i < Mma::kAccElems; ++i) {
-        base[Mma::RowSlot(i)] = fmaxf(base[Mma::RowSlot(i)], scores[n][i]);
-      }
-    }
-    ATTND_UNROLL
-    for (int r = 0; r < kRowSlots; ++r) {
-      const float before = largest[r];
-      largest[r] = Mma::RowMax(base[r]);
-      base[r] = largest[r] == MinusInfinity() ? 0.0f : largest[r];
-      if constexpr (kParts > 1) {
-        rescale[r] = Exp2((before - base[r]) * unit_);
-      } else {
-        // One multiply-add a score. Its rounding is the same for all scores of the row and cancels;
-        // but from 2^24 on it is more than the exponent takes, and the difference goes first.
-        offset[r] = base[r] * unit_;
-        if (fabsf(offset[r]) <= 0x1p24f) {
-          rescale[r] = Exp2(before * unit_ - offset[r]);
-          base[r] = 0.0f;
-        } else {
-          rescale[r] = Exp2((before - base[r]) * unit_);
-          offset[r] = 0.0f;
-        }
-      }
-      sum[r] *= rescale[r];
-    }
-    if constexpr (kParts == 1) {
-      bool large = false;
-      ATTND_UNROLL
-      for (int r = 0; r < kRowSlots; ++r) large |= base[r] != 0.0f;
-      if (large) {
-        ATTND_UNROLL
-        for (int n = 0; n < kKeyTiles; ++n) {
-          ATTND_UNROLL
-          for (int i = 0; i < Mma::kAccElems; ++i) scores[n][i] -= base[Mma::RowSlot(i)];
-        }
-      }
-    }
-    if constexpr (kParts == 1 && Mma::kCutsWeights) {
-      ATTND_UNROLL
-      for (int r = 0; r < kRowSlots; ++r) offset[r] -= kCutShift;
-    }
-    ATTND_UNROLL
-    for (int n = 0; n < kKeyTiles; ++n) {
-      ATTND_UNROLL
-      for (int i = 0; i < Mma::kAccElems; ++i) {
-        const int r = Mma::RowSlot(i);
-        float exponent;
-        if constexpr (kParts > 1) {
-          exponent = (scores[n][i] - base[r]) * unit_;
-        } else {
-          exponent = scores[n][i] * unit_ - offset[r];
-        }
-        const float weight = Exp2(exponent);
-        sum[r] += weight;
-        scores[n][i] = weight;
-      }
-    }
-  }
-
   // After the sum, which knows no dropout.
   ATTND_ACCESSOR void DropWeights(int key0, int row_tile, Acc (&weights)[kKeyTiles]) {
     if (item_.dropout_threshold == 0) return;
     ATTND_UNROLL
     for (int n = 0; n < kKeyTiles; ++n) {
       ATTND_UNROLL
-      for (int i = 0; i < Mma::kAccElems; ++i) {
+      for (int i = 0; i < Mma::kAccElems; i += Mma::kNeighbours) {
         const int row = RowOf(row_tile, Mma::RowSlot(i));
-        if (!DropoutKeeps(item_, QueryOf(row), HeadOf(row), KeyOf(key0, n, i))) {
-          weights[n][i] = 0.0f;
+        bool keeps[Mma::kNeighbours];
+        DropoutKeeps(item_, QueryOf(row), HeadOf(row), KeyOf(key0, n, i), keeps);
+        ATTND_UNROLL
+        for (int j = 0; j < Mma::kNeighbours; ++j) {
+          if (!keeps[j]) weights[n][i + j] = 0.0f;
         }
       }
     }
   }
 
-  // Weights to operands; those of kF32 in three parts.
+  // Weights to operands.
   ATTND_ACCESSOR void CutWeights(Acc (&weights)[kKeyTiles], int row_tile,
                                  Query (&to)[kParts][kRowTiles][kKeyGroups]) {
     ATTND_UNROLL
-    for (int part = 0; part < kParts; ++part) {
+    for (int g = 0; g < kKeyGroups; ++g) {
+      Query parts[kParts];
+      WeightsToOperands<Mma>(&weights[g * kSubs], lane_, parts);
       ATTND_UNROLL
-      for (int g = 0; g < kKeyGroups; ++g) {
-        if constexpr (kParts == 1) {
-          to[0][row_tile][g] = Mma::ToWeights(&weights[g * kSubs], lane_);
-        } else {
-          Acc high[kSubs];
-          ATTND_UNROLL
-          for (int t = 0; t < kSubs; ++t) {
-            ATTND_UNROLL
-            for (int i = 0; i < Mma::kAccElems; ++i) {
-              float x = weights[g * kSubs + t][i];
-              high[t][i] = BitsToFloat(FloatToBits(x) & 0xffff0000u);
-              weights[g * kSubs + t][i] = WithoutHighPart(x);
-            }
-          }
-          to[part][row_tile][g] = Mma::ToWeights(high, lane_);
-        }
-      }
+      for (int part = 0; part < kParts; ++part) to[part][row_tile][g] = parts[part];
     }
   }
 
   // ---- values
 
-  ATTND_ACCESSOR void MultiplyValues(const std::byte* tile,
-                                     const Query (&weights)[kParts][kRowTiles][kKeyGroups],
-                                     const float (&rescale)[kRowTiles][kRowSlots]) {
-    const int lane = Mma::Remat(lane_);
-    constexpr int kRow = Mma::kValuesTransposed ? kKeys : kDim;
-    if constexpr (kParts == 1) {
+  // Which numbers of the lane's output become NaN: their rows see a value there that is not finite,
+  // and the tile had a zero in its place. A bit for each number, so that the loops that look for
+  // them need few registers beside the output's.
+  struct SpecialValues {
+    static constexpr int kTiles = kDimTiles < 32 / Mma::kAccElems ? kDimTiles : 32 / Mma::kAccElems;
+    static constexpr int kWords = kDimTiles / kTiles;
+    uint32_t bits[kRowTiles][kWords];  // kTiles tiles of dims in a word
+
+    ATTND_ACCESSOR void PutNaN(int row_tile, int dim_tile, Acc& to) const {
       ATTND_UNROLL
-      for (int g = 0; g < kKeyGroups; ++g) {
-        ATTND_UNROLL
-        for (int d = 0; d < kDimTiles; ++d) {
-          const Key value =
-              Mma::template LoadValue<kRow>(tile, d / kSubs, d % kSubs, g, lane, key_base_);
-          ATTND_UNROLL
-          for (int m = 0; m < kRowTiles; ++m) Mma::MultiplyAdd(out_[m][d], weights[0][m][g], value);
-        }
+      for (int i = 0; i < Mma::kAccElems; ++i) {
+        const int bit = dim_tile % kTiles * Mma::kAccElems + i;
+        if ((bits[row_tile][dim_tile / kTiles] >> bit & 1u) != 0) to[i] = NaN();
       }
-    } else {
-      // Each tile starts from zero, and its result is added by plain arithmetic: see
-      // MultiplyKeyParts.
+    }
+  };
+
+  ATTND_ACCESSOR void MultiplyWholeValues(const std::byte* tile,
+                                          const Query (&weights)[kRowTiles][kKeyGroups]) {
+    const int lane = RematLane();
+    ATTND_UNROLL
+    for (int g = 0; g < kKeyGroups; ++g) {
       ATTND_UNROLL
       for (int d = 0; d < kDimTiles; ++d) {
+        const Key value =
+            Mma::template LoadValue<kValueRow>(tile, d / kSubs, d % kSubs, g, lane, key_base_);
         ATTND_UNROLL
-        for (int m = 0; m < kRowTiles; ++m) {
-          Acc sums[kParts];
+        for (int m = 0; m < kRowTiles; ++m) Mma::MultiplyAdd(out_[m][d], weights[m][g], value);
+      }
+    }
+  }
+  // Each tile starts from zero, or from NaN, and its result is added by plain arithmetic: see
+  // MultiplyKeyParts.
+  ATTND_ACCESSOR void MultiplyValueParts(const std::byte* tile,
+                                         const Query (&weights)[kParts][kRowTiles][kKeyGroups],
+                                         const float (&rescale)[kRowTiles][kRowSlots],
+                                         bool has_special, const SpecialValues& special) {
+    const int lane = RematLane();
+    ATTND_UNROLL
+    for (int d = 0; d < kDimTiles; ++d) {
+      ATTND_UNROLL
+      for (int m = 0; m < kRowTiles; ++m) {
+        Acc sums[kParts];
+        ATTND_UNROLL
+        for (int order = 0; order < kParts; ++order) sums[order] = Acc{};
+        if (has_special) special.PutNaN(m, d, sums[0]);
+        ATTND_UNROLL
+        for (int g = 0; g < kKeyGroups; ++g) {
+          Query parts[kParts];
+          Key values[kParts];
           ATTND_UNROLL
-          for (int order = 0; order < kParts; ++order) sums[order] = Acc{};
-          ATTND_UNROLL
-          for (int g = 0; g < kKeyGroups; ++g) {
-            Query parts[kParts];
-            Key values[kParts];
-            ATTND_UNROLL
-            for (int part = 0; part < kParts; ++part) {
-              parts[part] = weights[part][m][g];
-              values[part] = Mma::template LoadValue<kRow>(tile + part * kPartKeyBytes, d / kSubs,
-                                                           d % kSubs, g, lane, key_base_);
-            }
-            MultiplyParts(sums, parts, values);
+          for (int part = 0; part < kParts; ++part) {
+            parts[part] = weights[part][m][g];
+            values[part] = Mma::template LoadValue<kValueRow>(
+                tile + part * kPartKeyBytes, d / kSubs, d % kSubs, g, lane, key_base_);
           }
-          ATTND_UNROLL
-          for (int i = 0; i < Mma::kAccElems; ++i) {
-            out_[m][d][i] =
-                out_[m][d][i] * rescale[m][Mma::RowSlot(i)] + (sums[0][i] + LowOrders(sums, i));
-          }
+          MultiplyParts(sums, parts, values);
         }
+        ATTND_UNROLL
+        for (int i = 0; i < Mma::kAccElems; ++i) {
+          out_[m][d][i] =
+              out_[m][d][i] * rescale[m][Mma::RowSlot(i)] + (sums[0][i] + LowOrders(sums, i));
+        }
+        // The compiler would put this off to the end of the loop, and hold all sums.
+        out_[m][d] = Opaque(out_[m][d]);
+        if constexpr (Loader::kInPlace) ScheduleFence();
       }
     }
   }
 
-  // NaN for the rows that see a value which is not finite; the tile had zeros in its place.
-  ATTND_ACCESSOR void AddSpecialValues(int key0) {
+  ATTND_ACCESSOR SpecialValues FindSpecialValues(int key0) const {
+    SpecialValues found = {};
+    ATTND_ROLLED
     for (int j = 0; j < kShape.keys_per_wave(); ++j) {
       const int key = key0 + key_base_ + j;
       if (key < task_.key_begin || key >= task_.key_end) continue;
-      const std::byte* v = source_.template Row<true>(source_.Find(key));
+      const std::byte* value = source_.template Row<true>(source_.Find(key));
       ATTND_UNROLL
       for (int m = 0; m < kRowTiles; ++m) {
+        bool sees[kRowSlots];
+        bool any_sees = false;
         ATTND_UNROLL
         for (int r = 0; r < kRowSlots; ++r) {
           const int query = QueryOf(RowOf(m, r));
-          if (!Sees(query, VisibleKeys(item_, task_, query), key)) continue;
-          ATTND_UNROLL
-          for (int d = 0; d < kDimTiles; ++d) {
+          sees[r] = Sees(query, VisibleKeys(item_, task_, query), key);
+          any_sees |= sees[r];
+        }
+        if (!any_sees) continue;
+        ATTND_UNROLL
+        for (int word = 0; word < SpecialValues::kWords; ++word) {
+          ATTND_ROLLED
+          for (int d = 0; d < SpecialValues::kTiles; ++d) {
             ATTND_UNROLL
             for (int i = 0; i < Mma::kAccElems; ++i) {
-              if (Mma::RowSlot(i) != r) continue;
-              out_[m][d][i] = SpecialValue({source_.type, v}, DimOf<Mma>(lane_, d, i),
-                                           source_.head_dim_v, out_[m][d][i]);
+              const int dim = DimOf<Mma>(lane_, word * SpecialValues::kTiles + d, i);
+              const bool special = dim < source_.head_dim_v && sees[Mma::RowSlot(i)] &&
+                                   !IsFinite(LoadNumber(source_.type, value, dim));
+              found.bits[m][word] |= static_cast<uint32_t>(special) << (d * Mma::kAccElems + i);
             }
           }
         }
       }
     }
+    return found;
   }
 
   const AttendArgs& args_;
@@ -681,6 +682,7 @@ class AttendBlock {
   int num_tiles_;
   Range seen_by_all_;
   bool special_queries_ = false;
+  BlockVote vote_;  // on NaN and infinities
   int issue_tile_ = 0, issue_slot_ = 0, use_slot_ = 0, free_slot_ = 0;
 
   Query queries_[kParts][kRowTiles][kShape.query_in_lds ? 1 : kSteps];

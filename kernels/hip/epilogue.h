@@ -14,6 +14,7 @@
 #include "kernels/hip/numbers.h"
 #include "kernels/hip/row_result.h"
 #include "kernels/hip/rows.h"
+#include "kernels/hip/softmax.h"
 #include "kernels/hip/tile_shape.h"
 
 namespace attnd::gpu {
@@ -25,12 +26,6 @@ ATTND_DEVICE int DimOf(int lane, int dim_tile, int i) {
   constexpr int kSubs = Mma::kDepth / 16;
   return dim_tile / kSubs * Mma::kDepth + Mma::Column(lane, dim_tile % kSubs, i);
 }
-
-// Where operands are weights cut off toward zero, weights are larger by half of what is cut off
-// from the smallest mantissa: the cut then is a rounding, near enough, and 1 stays 1. Their sum,
-// of weights that nothing was cut off from, is put right at the end.
-inline constexpr float kCutFactor = 1.0f + 0x1p-12f;
-inline constexpr float kCutShift = 3.5217e-4f;  // log2(kCutFactor)
 
 template <class Mma, Core kCore, Compute kCompute, int kDim, Phase kPhase>
 class Epilogue {

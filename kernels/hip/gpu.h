@@ -39,17 +39,16 @@
 #if ATTND_GPU_SIMT
 #include "kernels/hip/simt_host/device.h"
 #define ATTND_DEVICE static inline
-#define ATTND_RARE static inline
 #define ATTND_MEMBER static
 #define ATTND_ACCESSOR inline
 #define ATTND_UNROLL
+#define ATTND_ROLLED
 #else
 #define ATTND_DEVICE static __device__ __forceinline__
-// Out of line, where being called is rare.
-#define ATTND_RARE static inline __device__ __noinline__
 #define ATTND_MEMBER static __device__ __forceinline__
 #define ATTND_ACCESSOR __device__ __forceinline__
 #define ATTND_UNROLL _Pragma("unroll")
+#define ATTND_ROLLED _Pragma("unroll 1")
 #endif
 
 // What may be checked on the device in a debug build: a kernel stops rather than read what it was
@@ -79,8 +78,6 @@ ATTND_DEVICE std::byte* Lds() {
 }
 // Everything the block wrote to LDS before is seen by everyone in it after.
 ATTND_DEVICE void BlockBarrier() { __syncthreads(); }
-// The same, and whether any lane of the block passed true.
-ATTND_DEVICE bool BlockBarrierOr(bool mine) { return __syncthreads_or(mine) != 0; }
 // The value of the lane whose number differs in the bits of `mask`.
 ATTND_DEVICE float ShuffleXor(float value, int mask) {
 #if ATTND_GPU_NVIDIA
@@ -99,6 +96,29 @@ ATTND_DEVICE void WaitForLaunchesBefore() {
 }
 ATTND_DEVICE float BitsToFloat(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 ATTND_DEVICE uint32_t FloatToBits(float value) { return __builtin_bit_cast(uint32_t, value); }
+// x, which is the same in all lanes of a wave; on AMD it then takes a scalar register.
+ATTND_DEVICE int Uniform(int x) {
+#if ATTND_GPU_AMD && ATTND_DEVICE_CODE
+  return __builtin_amdgcn_readfirstlane(x);
+#else
+  return x;
+#endif
+}
+// x, and the optimiser does not see that: what is computed from it is computed where it stands, and
+// not held in registers across a loop. Only AMD's kernels are short of them that way.
+template <class T>
+ATTND_DEVICE T Opaque(T x) {
+#if ATTND_GPU_AMD && ATTND_DEVICE_CODE
+  asm volatile("" : "+v"(x));
+#endif
+  return x;
+}
+// The compiler moves no instruction across it: what it would load ahead there are no registers for.
+ATTND_DEVICE void ScheduleFence() {
+#if ATTND_GPU_AMD && ATTND_DEVICE_CODE
+  __builtin_amdgcn_sched_barrier(0);
+#endif
+}
 // 2^x, to 2 units in the last place; denormal results may come out as 0.
 ATTND_DEVICE float Exp2(float x) {
 #if ATTND_GPU_NVIDIA
@@ -107,6 +127,18 @@ ATTND_DEVICE float Exp2(float x) {
   return y;
 #elif ATTND_DEVICE_CODE
   return __builtin_amdgcn_exp2f(x);
+#else
+  return x;
+#endif
+}
+// 1 / x, to 2 units in the last place.
+ATTND_DEVICE float Reciprocal(float x) {
+#if ATTND_GPU_NVIDIA
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#elif ATTND_DEVICE_CODE
+  return __builtin_amdgcn_rcpf(x);
 #else
   return x;
 #endif

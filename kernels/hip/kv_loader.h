@@ -58,6 +58,9 @@ class KvLoader {
  public:
   static constexpr bool kAsync = Mma::kAsyncCopies && kParts == 1 && kStages > 1;
   static constexpr bool kInPlace = kStages == 1;
+  // Whether LDS addresses are computed again for each tile, even if the trait has no need of it:
+  // where tiles are loaded in place there is time for that, and few registers to spare.
+  static constexpr bool kRemat = kInPlace && Mma::kWaveSize == 32;
 
   // `page_run`: as many neighbouring keys, aligned, share a page.
   ATTND_ACCESSOR KvLoader(int thread, int page_run) {
@@ -121,7 +124,9 @@ class KvLoader {
   static constexpr int kRows = kKeys * kChunkSlots / kThreads;
   static_assert(kRows >= 1 && kRows <= 64 && (kRows & (kRows - 1)) == 0);
   static_assert(!kTransposed || kRows >= 2, "values are transposed in pairs");
-  static constexpr int kStoreRows = kRows < 8 ? kRows : 8;
+  // Rows that pass the registers together.
+  static constexpr int kMostRows = kInPlace && kParts > 1 ? (kDim > 128 ? 2 : 4) : 8;
+  static constexpr int kStoreRows = kRows < kMostRows ? kRows : kMostRows;
   static constexpr int kHeldRows = kAsync ? 1 : kInPlace ? kStoreRows : kRows;
   static constexpr int kPartBytes = kKeys * kDim * 2;
   static constexpr bool kConverts = kParts > 1;
@@ -137,12 +142,12 @@ class KvLoader {
   ATTND_ACCESSOR const std::byte* Address(const KvSource& source, KvSource::Place place,
                                           int after) const {
     return source.template Row<kValues>(place, after) +
-           chunk_ * kChunk * (kConverts ? SizeOf(source.type) : 2);
+           Opaque(chunk_) * kChunk * (kConverts ? SizeOf(source.type) : 2);
   }
   // Row j of the thread, or null where there is nothing to read.
   template <bool kValues>
   ATTND_ACCESSOR const std::byte* Address(const KvSource& source, int key0, int j) const {
-    const int key = key0 + first_row_ + j;
+    const int key = key0 + Opaque(first_row_) + j;
     const int dim = kValues ? source.head_dim_v : source.head_dim_k;
     if (key >= source.key_end || chunk_ * kChunk >= dim) return nullptr;
     if (one_page_) return Address<kValues>(source, place_, j);
@@ -241,7 +246,8 @@ class KvLoader {
   ATTND_ACCESSOR void StoreWords(const U32x4 (&words)[kStoreRows], std::byte* tile, int j) {
     if (chunk_ >= kChunks) return;
     // Addresses that are computed again for each tile are not held in registers meanwhile.
-    const int chunk = Mma::Remat(chunk_), first_row = Mma::Remat(first_row_);
+    const int chunk = kRemat ? Opaque(chunk_) : Mma::Remat(chunk_);
+    const int first_row = kRemat ? Opaque(first_row_) : Mma::Remat(first_row_);
     if constexpr (kValues && kTransposed) {
       // Dim d of the thread's keys, neighbours in its row.
       ATTND_UNROLL

@@ -72,6 +72,22 @@ ATTND_DEVICE float ToFloat(Type type, uint32_t bits) {
   return type == Type::kF16 ? HalfToFloat(bits) : BitsToFloat(bits << 16);
 }
 
+// tanh(x) to a relative error of 4e-7, without branches: rows do not wait for each other's, and the
+// registers around it are not doubled by two ways through it. A polynomial near 0, where the other
+// way would lose its last bits.
+ATTND_DEVICE float Tanh(float x) {
+  const float u = x * x;
+  float near = -0x1.8f8de4p-8f;
+  near = near * u + 0x1.58048ep-6f;
+  near = near * u - 0x1.b9258ap-5f;
+  near = near * u + 0x1.110e1cp-3f;
+  near = near * u - 0x1.555552p-2f;
+  near = x + x * (u * near);
+  const float size = fabsf(x);
+  const float far = 1.0f - 2.0f * Reciprocal(Exp2(size * 2.88539008177792681472f) + 1.0f);
+  return size < 0.625f ? near : copysignf(far, x);
+}
+
 // One number of a row.
 ATTND_DEVICE float LoadNumber(Type type, const std::byte* row, int i) {
   if (type == Type::kF32) return reinterpret_cast<const float*>(row)[i];

@@ -37,22 +37,21 @@ ATTND_DEVICE bool TreeAllows(const Item& item, int query, int key) {
   return (item.tree_mask[query * ((item.query_len + 7) / 8) + bit / 8] >> (bit % 8) & 1) != 0;
 }
 
-// The general score, in natural units: scaled, then capped, then biased.
-ATTND_DEVICE float ShapedScore(const Item& item, float product, int query, int head, int key) {
-  float score = product * item.scale;
-  if (item.softcap > 0.0f) score = item.softcap * tanhf(score / item.softcap);
-  if (item.alibi_slopes != nullptr) {
-    score -= item.alibi_slopes[head] * fabsf(static_cast<float>(item.start_position + query - key));
-  }
-  return score;
-}
-
-ATTND_RARE bool DropoutKeeps(const Item& item, int query, int head, int key) {
+// Whether dropout keeps the keys [key, key + kCount). They have one draw in common: kCount divides
+// 4, and `key` is a multiple of kCount.
+template <int kCount>
+ATTND_DEVICE void DropoutKeeps(const Item& item, int query, int head, int key,
+                               bool (&keeps)[kCount]) {
+  static_assert(kCount == 2 || kCount == 4);
   const auto draws =
       Philox4x32(item.dropout_seed, {static_cast<uint32_t>(key) / 4,
                                      static_cast<uint32_t>(item.start_position + query),
                                      static_cast<uint32_t>(head), item.dropout_subsequence});
-  return draws[key % 4] >= item.dropout_threshold;
+  const bool upper = kCount == 2 && (key & 2) != 0;
+  ATTND_UNROLL
+  for (int j = 0; j < kCount; ++j) {
+    keeps[j] = (upper ? draws[(2 + j) % 4] : draws[j]) >= item.dropout_threshold;
+  }
 }
 
 }  // namespace attnd::gpu

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// NaN and infinities, where matrix cores would carry them too far: out of line, one number at a
-// time, with nothing but values passed, so that the kernels around them keep their registers.
+// NaN and infinities, where matrix cores would carry them too far: one number at a time, in loops
+// that are not unrolled, so that the kernels around them keep their registers. Nothing is called: a
+// call would cost them more, registers and a stack.
 #pragma once
 
 #include "kernels/hip/args.h"
@@ -16,24 +17,20 @@ struct TypedRow {
   const std::byte* data;
 };
 
-// `product`, or where q or k hold NaN or infinities their product.
-ATTND_RARE float SpecialProduct(TypedRow q, TypedRow k, int head_dim, float query_sign,
-                                float product) {
+// Whether q or k hold NaN or infinities; their product then is in `product`.
+ATTND_DEVICE bool SpecialProduct(TypedRow q, TypedRow k, int head_dim, float query_sign,
+                                 float& product) {
   float sum = 0.0f;
   bool special = false;
+  ATTND_ROLLED
   for (int d = 0; d < head_dim; ++d) {
     const float a = LoadNumber(q.type, q.data, d) * query_sign;
     const float b = LoadNumber(k.type, k.data, d);
     special |= !IsFinite(a) || !IsFinite(b);
     sum += a * b;
   }
-  return special ? sum : product;
-}
-
-// `out`, or NaN where dim `dim` of the value is not finite.
-ATTND_RARE float SpecialValue(TypedRow v, int dim, int head_dim, float out) {
-  if (dim >= head_dim || IsFinite(LoadNumber(v.type, v.data, dim))) return out;
-  return NaN();
+  product = sum;
+  return special;
 }
 
 }  // namespace attnd::gpu

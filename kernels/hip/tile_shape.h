@@ -43,8 +43,8 @@ constexpr int WaveSize(Core core) {
 }
 // Keys or dims that one matrix operand is deep.
 constexpr int OperandDepth(Core core) { return WaveSize(core) == 64 ? 32 : 16; }
-// Of AMD's 64 KiB, 256 bytes are those of __syncthreads_or (BlockBarrierOr).
-constexpr int MaxLdsBytes(Core core) { return core == Core::kNvMma ? 227 << 10 : (64 << 10) - 256; }
+// Of AMD's 64 KiB, 128 bytes are those of BlockVote.
+constexpr int MaxLdsBytes(Core core) { return core == Core::kNvMma ? 227 << 10 : (64 << 10) - 128; }
 
 struct TileShape {
   int row_waves = 4;          // waves with rows of their own
@@ -82,7 +82,7 @@ constexpr TileShape RdnaShape(Core core, Compute compute, int dim, Phase phase) 
   if (compute == Compute::kF32) {
     if (dim <= 64) {
       return phase == Phase::kDecode ? TileShape{1, 4, 1, 64, 1, true}
-                                     : TileShape{4, 1, 1, 64, 1, true};
+                                     : TileShape{4, 1, 1, wide ? 32 : 64, 1, true};
     }
     if (dim <= 128) {
       return phase == Phase::kDecode ? TileShape{1, 2, 1, 32, 1, true}

@@ -42,6 +42,7 @@ template <class ElementT>
 struct AmdMma {
   using Element = ElementT;
   static constexpr int kRowsPerLane = 1;
+  static constexpr int kNeighbours = 4;  // elements of an accumulator that are neighbours in a row
   static constexpr bool kValuesTransposed = true;
   static constexpr bool kAsyncCopies = false;
   static constexpr bool kCutsWeights = !kIsBFloat16<ElementT>;
@@ -79,6 +80,9 @@ struct RdnaMma : AmdMma<ElementT> {
   static constexpr int kDepth = 16;
   static constexpr int kAccElems = 8;
 
+  // Some 40 LDS addresses hoisted out of the loop would spill: they are computed again for each
+  // tile.
+  ATTND_MEMBER int Remat(int x) { return Opaque(x); }
   ATTND_MEMBER float RowMax(float x) { return fmaxf(x, Swap(x)); }
   ATTND_MEMBER float RowSum(float x) { return x + Swap(x); }
 

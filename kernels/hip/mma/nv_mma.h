@@ -73,6 +73,7 @@ struct NvMma {
   static constexpr int kDepth = 16;
   static constexpr int kAccElems = 8;
   static constexpr int kRowsPerLane = 2;
+  static constexpr int kNeighbours = 2;  // elements of an accumulator that are neighbours in a row
   static constexpr bool kValuesTransposed = false;
   static constexpr bool kAsyncCopies = true;
   static constexpr bool kCutsWeights = false;

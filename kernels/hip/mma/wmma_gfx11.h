@@ -74,14 +74,6 @@ struct Gfx11Mma : RdnaMma<ElementT> {
     }
     return q;
   }
-  // Some 40 LDS addresses hoisted out of the loop would spill: an identity that the optimiser
-  // cannot see through makes it compute them again for each tile.
-  ATTND_MEMBER int Remat(int x) {
-#if ATTND_GPU_AMD && ATTND_DEVICE_CODE
-    asm volatile("" : "+v"(x));
-#endif
-    return x;
-  }
 
  private:
   ATTND_MEMBER int PermutedRow(int lane) { return ((lane >> 1) & 7) + 8 * (lane & 1); }

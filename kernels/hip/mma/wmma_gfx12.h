@@ -41,6 +41,7 @@ struct Gfx12Mma : RdnaMma<ElementT> {
   using Key = U32x4;
   using Acc = F32x8;
 
+  ATTND_MEMBER int Remat(int x) { return x; }
   ATTND_MEMBER int Column(int lane, int /*sub*/, int i) { return ((lane >> 4) & 1) * 8 + i; }
 
   template <int kRow>

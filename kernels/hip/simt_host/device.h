@@ -45,6 +45,13 @@ bool WaveAny(bool mine, const char* file = __builtin_FILE(), int line = __builti
 
 inline float BitsToFloat(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t FloatToBits(float value) { return std::bit_cast<uint32_t>(value); }
+inline int Uniform(int x) { return x; }
+template <class T>
+inline T Opaque(T x) {
+  return x;
+}
+inline void ScheduleFence() {}
 inline float Exp2(float x) { return std::exp2(x); }
+inline float Reciprocal(float x) { return 1.0f / x; }
 
 }  // namespace attnd::gpu
