@@ -14,7 +14,7 @@ namespace attnd::gpu {
 #if ATTND_DEVICE_CODE
 // One tensor's rows of the task's tokens.
 struct AppendRows {
-  const Heads& from;
+  Heads from;
   std::byte* to;  // of a page at offset 0
   int64_t head_stride_bytes;
   int64_t token_stride_bytes;
@@ -43,21 +43,38 @@ ATTND_DEVICE AppendPlace PlaceOf(const AppendArgs& args, const AppendTask& task,
               dim * SizeOf(args.kv_type)};
 }
 
-ATTND_DEVICE void AppendTensor(const AppendArgs& args, const AppendTask& task, const Item& item,
-                               const AppendRows& rows) {
-  const int count = (task.token_end - task.token_begin) * static_cast<int>(rows.per_token.divisor);
+// Keys, then values, as one range of chunks: several are on their way at a time.
+ATTND_DEVICE void AppendTokens(const AppendArgs& args, const AppendTask& task, const Item& item) {
+  const AppendRows keys = {item.new_k,
+                           item.k,
+                           item.k_head_stride_bytes,
+                           item.k_token_stride_bytes,
+                           args.chunks_k,
+                           args.chunks_k_of_token};
+  const AppendRows values = {item.new_v,
+                             item.v,
+                             item.v_head_stride_bytes,
+                             item.v_token_stride_bytes,
+                             args.chunks_v,
+                             args.chunks_v_of_token};
+  const int tokens = task.token_end - task.token_begin;
+  const int num_keys = tokens * static_cast<int>(keys.per_token.divisor);
+  const int count = num_keys + tokens * static_cast<int>(values.per_token.divisor);
+  const auto place_of = [&](int i) {
+    return i < num_keys ? PlaceOf(args, task, item, keys, i)
+                        : PlaceOf(args, task, item, values, i - num_keys);
+  };
   const auto thread = static_cast<int>(threadIdx.x);
   if (args.q_type != args.kv_type || args.q_type == Type::kF32) {
     for (int i = thread; i < count; i += kAppendThreads) {
-      const AppendPlace place = PlaceOf(args, task, item, rows, i);
+      const AppendPlace place = place_of(i);
       float numbers[kChunk];
       LoadChunk(args.q_type, place.from, numbers);
       StoreChunk(args.kv_type, place.to, numbers);
     }
     return;
   }
-  // Several on their way at a time.
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = 8;
   for (int i = thread; i < count; i += kAtOnce * kAppendThreads) {
     U32x4 words[kAtOnce];
     std::byte* to[kAtOnce];
@@ -65,8 +82,8 @@ ATTND_DEVICE void AppendTensor(const AppendArgs& args, const AppendTask& task, c
     for (int j = 0; j < kAtOnce; ++j) {
       to[j] = nullptr;
       if (i + j * kAppendThreads >= count) continue;
-      const AppendPlace place = PlaceOf(args, task, item, rows, i + j * kAppendThreads);
-      words[j] = *reinterpret_cast<const U32x4*>(place.from);
+      const AppendPlace place = place_of(i + j * kAppendThreads);
+      words[j] = LoadGlobal<U32x4>(place.from);
       to[j] = place.to;
     }
     ATTND_UNROLL
@@ -82,13 +99,7 @@ __global__ void __launch_bounds__(kAppendThreads) AppendKernel(const AppendArgs 
 #if ATTND_DEVICE_CODE
   WaitForLaunchesBefore();
   const AppendTask task = args.tasks[blockIdx.x];
-  const Item& item = args.items[task.item];
-  AppendTensor(args, task, item,
-               {item.new_k, item.k, item.k_head_stride_bytes, item.k_token_stride_bytes,
-                args.chunks_k, args.chunks_k_of_token});
-  AppendTensor(args, task, item,
-               {item.new_v, item.v, item.v_head_stride_bytes, item.v_token_stride_bytes,
-                args.chunks_v, args.chunks_v_of_token});
+  AppendTokens(args, task, args.items[task.item]);
 #endif
 }
 

@@ -85,22 +85,20 @@ struct AttendTask {
   int32_t key_begin = 0;
   int32_t key_end = 0;
   int32_t split_keys = kFar;
-  int32_t partial_row = -1;   // first row of the partial results; -1: there is one split
-  int32_t merges_itself = 0;  // 1: it has all splits of its rows, and writes the output
+  int32_t partial_row = -1;  // first row of the partial results; -1: there is one split
+  int32_t range = -1;        // of the splits, where several tasks have them; -1: it has all
 };
 
-// The partial results of a row's splits become output, for each KV head. With H of those, split s
-// of head h is partial row first_partial + (s * H + h) * rows.
-struct MergeTask {
-  int32_t item = 0;
-  int32_t row = 0;
+// Rows whose splits are shared between tasks: what the block that ends last merges, for each KV
+// head. With H of those and R rows, split s of row r of head h is partial row
+// first_partial + (s * H + h) * R + r.
+struct MergeRange {
   int32_t first_partial = 0;
   int32_t num_splits = 0;
-  int32_t rows = 0;  // of the AttendTasks that this row was one of
+  int32_t num_tasks = 0;
 };
 
 // Lanes of a block of the small kernels, and the tokens of one append task.
-inline constexpr int kMergeThreads = 64;
 inline constexpr int kAppendThreads = 256;
 inline constexpr int kAppendTokens = 16;
 
@@ -123,26 +121,16 @@ struct PartialResults {
 struct AttendArgs {
   const Item* items = nullptr;
   const AttendTask* tasks = nullptr;
+  const MergeRange* ranges = nullptr;
+  uint32_t* ended = nullptr;  // [ranges, KV heads]: tasks that have, 0 at first
   PartialResults partial;
   FastDivide kv_heads;
-  FastDivide group;  // query heads a KV head
+  FastDivide group;     // query heads a KV head
+  FastDivide chunks_v;  // of 8 numbers, of a value's row
   int32_t head_dim_k = 0;
   int32_t head_dim_v = 0;
   Type q_type = Type::kF32;  // of q and out
   Type kv_type = Type::kF32;
-};
-
-struct MergeArgs {
-  const Item* items = nullptr;
-  const MergeTask* tasks = nullptr;
-  PartialResults partial;
-  FastDivide kv_heads;
-  FastDivide group;
-  FastDivide chunks;  // of 8 numbers, of a row
-  int32_t rows = 0;   // of all KV heads
-  int32_t head_dim_v = 0;
-  Type q_type = Type::kF32;
-  int32_t general = 0;  // the partial results are those of the general score
 };
 
 struct AppendArgs {

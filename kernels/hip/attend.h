@@ -8,7 +8,7 @@
 // softmax in registers, O += P V on the matrix cores. Tiles of K and V take turns in a ring in LDS;
 // while one is computed on, the next ones are on their way. Waves either have rows of their own
 // (prefill) or share 16 rows and split the keys of each tile (decode); the epilogue adds up the
-// latter. A task that is a split of its rows writes partial results for merge.h instead.
+// latter. Splits of rows become partial results, which the last block to end merges (merge.h).
 //
 // Sources: Dao, "FlashAttention-2", 2023; Dao et al., "Flash-Decoding for long-context inference",
 // 2023. For the kF32 compute: Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial
@@ -23,6 +23,7 @@
 #include "kernels/hip/block_vote.h"
 #include "kernels/hip/epilogue.h"
 #include "kernels/hip/kv_loader.h"
+#include "kernels/hip/merge.h"
 #include "kernels/hip/numbers.h"
 #include "kernels/hip/query_loader.h"
 #include "kernels/hip/rows.h"
@@ -244,6 +245,9 @@ class AttendBlock {
         ++split;
         tile = end;
       } while (tile < num_tiles_);
+    }
+    if (task_.range >= 0 && IsLastOfRange(args_, task_, of_.kv_head, vote_)) {
+      MergeRows(args_, task_, item_, queries_in_memory_.rows, unit_, kThreads);
     }
   }
 

@@ -5,7 +5,7 @@
 //
 // Three ways. Rows that a wave has to itself leave as they are, rounded. Rows that waves shared are
 // added up first. Splits become partial results for merge.h; where one block computes all splits of
-// its rows, it merges them itself, each as it ends, by the same arithmetic.
+// its rows, it merges each as it ends, by the same arithmetic.
 #pragma once
 
 #include "kernels/hip/args.h"
@@ -187,7 +187,7 @@ class Epilogue {
     if (task.partial_row >= 0) {
       const int rows_of_split = task.row_end - task.row_begin;
       const int at = task.partial_row + row - task.row_begin;
-      if (task.merges_itself == 0) {
+      if (task.range >= 0) {
         const int64_t place = FindPartial(at, split, rows_of_split, of.kv_head, args.kv_heads);
         StoreValues(args.partial, place, args.head_dim_v, dim, sum);
         if (dim == 0) {
@@ -196,25 +196,27 @@ class Epilogue {
         }
         return;
       }
-      // What was merged before: values in the workspace, where a thread finds its own, and what all
-      // threads of a row need in LDS, by turns here and there.
-      const int64_t place = FindPartial(at, 0, rows_of_split, of.kv_head, args.kv_heads);
-      auto* merged = reinterpret_cast<float*>(Lds() + kLds.merged_offset) + 2 * r;
-      if (split > 0) {
-        const float* from = merged + split % 2 * 2 * kShape.rows();
-        PartialRow before = {from[0], from[1], {}};
-        LoadValues(args.partial, place, args.head_dim_v, dim, before);
-        Merge(before, sum, unit);
-        sum = before;
-      }
-      if (!last) {
-        StoreValues(args.partial, place, args.head_dim_v, dim, sum);
-        if (dim == 0) {
-          float* to = merged + (split + 1) % 2 * 2 * kShape.rows();
-          to[0] = sum.largest;
-          to[1] = sum.sum;
+      if constexpr (kPhase == Phase::kDecode) {
+        // What was merged before: values in the workspace, where a thread finds its own, and what
+        // all threads of a row need in LDS, by turns here and there.
+        const int64_t place = FindPartial(at, 0, rows_of_split, of.kv_head, args.kv_heads);
+        auto* merged = reinterpret_cast<float*>(Lds() + kLds.merged_offset) + 2 * r;
+        if (split > 0) {
+          const float* from = merged + split % 2 * 2 * kShape.rows();
+          PartialRow before = {from[0], from[1], {}};
+          LoadValues(args.partial, place, args.head_dim_v, dim, before);
+          Merge(before, sum, unit);
+          sum = before;
         }
-        return;
+        if (!last) {
+          StoreValues(args.partial, place, args.head_dim_v, dim, sum);
+          if (dim == 0) {
+            float* to = merged + (split + 1) % 2 * 2 * kShape.rows();
+            to[0] = sum.largest;
+            to[1] = sum.sum;
+          }
+          return;
+        }
       }
     }
     const OutputRow to{rows.Query(row), rows.Head(row)};

@@ -76,6 +76,11 @@ ATTND_DEVICE std::byte* Lds() {
   extern __shared__ __align__(128) unsigned char attnd_lds[];
   return reinterpret_cast<std::byte*>(attnd_lds);
 }
+// What this lane wrote to memory before is seen by who sees what it writes after; and the other way
+// round.
+ATTND_DEVICE void MemoryFence() { __threadfence(); }
+// The number before.
+ATTND_DEVICE uint32_t AtomicIncrement(uint32_t* number) { return atomicAdd(number, 1u); }
 // Everything the block wrote to LDS before is seen by everyone in it after.
 ATTND_DEVICE void BlockBarrier() { __syncthreads(); }
 // The value of the lane whose number differs in the bits of `mask`.

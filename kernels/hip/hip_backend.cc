@@ -119,7 +119,6 @@ class HipBackend final : public AttentionBackend {
     for (gpu::Phase phase : {gpu::Phase::kPrefill, gpu::Phase::kDecode}) {
       ATTND_RETURN_IF_ERROR(LaunchAttends(plan, params, uploaded, phase, hip_stream));
     }
-    ATTND_RETURN_IF_ERROR(LaunchMerges(plan, params, uploaded, hip_stream));
     return uploads_->Done(*block, hip_stream);
   }
 
@@ -129,15 +128,23 @@ class HipBackend final : public AttentionBackend {
     const gpu::Item* items;
     const gpu::AppendTask* appends;
     const gpu::AttendTask* attends[gpu::kNumPhases];
-    const gpu::MergeTask* merges;
+    const gpu::MergeRange* ranges;
+    uint32_t* ended;
   };
+
+  // A task is a block for each KV head.
+  template <class Task>
+  static unsigned NumBlocks(const std::vector<Task>& tasks, const AttentionParams& params) {
+    return static_cast<unsigned>(tasks.size()) * static_cast<unsigned>(params.num_kv_heads);
+  }
 
   static Bytes UploadSize(const HipPlan& plan, const AttentionParams& params) {
     const auto padded = [](const auto& tasks) {
       return UploadWriter::Padded(tasks.size() * sizeof(tasks[0]));
     };
     size_t bytes = UploadWriter::Padded(params.items.size() * sizeof(gpu::Item)) +
-                   padded(plan.appends) + padded(plan.merges);
+                   padded(plan.appends) + padded(plan.ranges) +
+                   UploadWriter::Padded(NumBlocks(plan.ranges, params) * sizeof(uint32_t));
     for (const auto& attends : plan.attends) bytes += padded(attends);
     for (const AttentionItem& item : params.items) bytes += OptionBytes(params, item);
     return Bytes(bytes);
@@ -157,7 +164,9 @@ class HipBackend final : public AttentionBackend {
       uploaded.attends[phase] =
           writer.Append(std::span<const gpu::AttendTask>(plan.attends[phase]));
     }
-    uploaded.merges = writer.Append(std::span<const gpu::MergeTask>(plan.merges));
+    uploaded.ranges = writer.Append(std::span<const gpu::MergeRange>(plan.ranges));
+    uploaded.ended = writer.DeviceAddress<uint32_t>();
+    std::ranges::fill(writer.Reserve<uint32_t>(NumBlocks(plan.ranges, params)), 0);
     return uploaded;
   }
 
@@ -166,6 +175,11 @@ class HipBackend final : public AttentionBackend {
   }
   static gpu::FastDivide Group(const AttentionParams& params) {
     return gpu::FastDivide::By(static_cast<uint32_t>(params.num_query_heads / params.num_kv_heads));
+  }
+
+  // Chunks of 8 numbers.
+  static gpu::FastDivide Chunks(int32_t head_dim, int32_t heads) {
+    return gpu::FastDivide::By(static_cast<uint32_t>(head_dim / gpu::kHeadDimMultiple * heads));
   }
 
   // Splits come after one another on one stream: they share the workspace.
@@ -188,16 +202,13 @@ class HipBackend final : public AttentionBackend {
   absl::Status LaunchAppends(const HipPlan& plan, const AttentionParams& params,
                              const Uploaded& uploaded, HipStream& stream) {
     if (plan.appends.empty()) return absl::OkStatus();
-    const auto chunks = [](int32_t head_dim, int32_t heads) {
-      return gpu::FastDivide::By(static_cast<uint32_t>(head_dim / gpu::kHeadDimMultiple * heads));
-    };
     const gpu::AppendArgs args{
         .items = uploaded.items,
         .tasks = uploaded.appends,
-        .chunks_k = chunks(params.key.head_dim_k, 1),
-        .chunks_k_of_token = chunks(params.key.head_dim_k, params.num_kv_heads),
-        .chunks_v = chunks(params.key.head_dim_v, 1),
-        .chunks_v_of_token = chunks(params.key.head_dim_v, params.num_kv_heads),
+        .chunks_k = Chunks(params.key.head_dim_k, 1),
+        .chunks_k_of_token = Chunks(params.key.head_dim_k, params.num_kv_heads),
+        .chunks_v = Chunks(params.key.head_dim_v, 1),
+        .chunks_v_of_token = Chunks(params.key.head_dim_v, params.num_kv_heads),
         .q_type = TypeOf(params.key.q_dtype),
         .kv_type = TypeOf(params.key.kv_dtype)};
     ATTND_RETURN_IF_HIP_ERROR(
@@ -206,21 +217,18 @@ class HipBackend final : public AttentionBackend {
     return absl::OkStatus();
   }
 
-  // A task is a block for each KV head.
-  template <class Task>
-  static unsigned NumBlocks(const std::vector<Task>& tasks, const AttentionParams& params) {
-    return static_cast<unsigned>(tasks.size()) * static_cast<unsigned>(params.num_kv_heads);
-  }
-
   absl::Status LaunchAttends(const HipPlan& plan, const AttentionParams& params,
                              const Uploaded& uploaded, gpu::Phase phase, HipStream& stream) {
     const auto index = static_cast<size_t>(phase);
     if (plan.attends[index].empty()) return absl::OkStatus();
     const gpu::AttendArgs args{.items = uploaded.items,
                                .tasks = uploaded.attends[index],
+                               .ranges = uploaded.ranges,
+                               .ended = uploaded.ended,
                                .partial = Partial(plan, params),
                                .kv_heads = KvHeads(params),
                                .group = Group(params),
+                               .chunks_v = Chunks(params.key.head_dim_v, 1),
                                .head_dim_k = params.key.head_dim_k,
                                .head_dim_v = params.key.head_dim_v,
                                .q_type = TypeOf(params.key.q_dtype),
@@ -233,29 +241,6 @@ class HipBackend final : public AttentionBackend {
                           NumBlocks(plan.attends[index], params),
                           static_cast<unsigned>(shape.threads(core_)),
                           static_cast<size_t>(lds.total_bytes), stream.handle(), args));
-    return absl::OkStatus();
-  }
-
-  absl::Status LaunchMerges(const HipPlan& plan, const AttentionParams& params,
-                            const Uploaded& uploaded, HipStream& stream) {
-    if (plan.merges.empty()) return absl::OkStatus();
-    const unsigned rows = NumBlocks(plan.merges, params);
-    const unsigned chunks = static_cast<unsigned>(params.key.head_dim_v) / gpu::kHeadDimMultiple;
-    const gpu::MergeArgs args{.items = uploaded.items,
-                              .tasks = uploaded.merges,
-                              .partial = Partial(plan, params),
-                              .kv_heads = KvHeads(params),
-                              .group = Group(params),
-                              .chunks = gpu::FastDivide::By(chunks),
-                              .rows = static_cast<int32_t>(rows),
-                              .head_dim_v = params.key.head_dim_v,
-                              .q_type = TypeOf(params.key.q_dtype),
-                              .general = plan.general ? 1 : 0};
-    ATTND_RETURN_IF_HIP_ERROR(
-        stream.fence(),
-        gpu::LaunchKernel(table_.merge,
-                          (rows * chunks + gpu::kMergeThreads - 1) / gpu::kMergeThreads,
-                          gpu::kMergeThreads, 0, stream.handle(), args));
     return absl::OkStatus();
   }
 

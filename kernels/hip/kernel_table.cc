@@ -18,8 +18,6 @@ namespace attnd::gpu {
   template <>                              \
   AppendFunction GetAppendKernel<table>(); \
   template <>                              \
-  MergeFunction GetMergeKernel<table>();   \
-  template <>                              \
   UploadFunction GetUploadKernel<table>(); \
   ATTND_DECLARE(table, 64)                 \
   ATTND_DECLARE(table, 128)                \
@@ -48,7 +46,6 @@ KernelTable MakeTable(std::index_sequence<kDims...>) {
            {GetAttendKernels<kTable, Compute::kBF16, kHeadDims[kDims]>()...},
            {GetAttendKernels<kTable, Compute::kF32, kHeadDims[kDims]>()...}},
           GetAppendKernel<kTable>(),
-          GetMergeKernel<kTable>(),
           GetUploadKernel<kTable>()};
 }
 

@@ -15,7 +15,6 @@ namespace attnd::gpu {
 
 using AttendFunction = void (*)(AttendArgs);
 using AppendFunction = void (*)(AppendArgs);
-using MergeFunction = void (*)(MergeArgs);
 using UploadFunction = void (*)(UploadArgs);
 
 // Those of one compute and head dim, compiled together: [phase][general].
@@ -26,7 +25,6 @@ struct AttendKernels {
 struct KernelTable {
   AttendKernels attends[kNumComputes][kNumHeadDims];
   AppendFunction append = nullptr;
-  MergeFunction merge = nullptr;
   UploadFunction upload = nullptr;
 
   // `head_dim` is one of kHeadDims.
@@ -47,8 +45,6 @@ template <int kTable, Compute kCompute, int kDim>
 AttendKernels GetAttendKernels();
 template <int kTable>
 AppendFunction GetAppendKernel();
-template <int kTable>
-MergeFunction GetMergeKernel();
 template <int kTable>
 UploadFunction GetUploadKernel();
 

@@ -108,7 +108,7 @@ class Planner {
     const int64_t at_once = SplitsAtOnce(num_multiprocessors);
     for (const gpu::Phase phase : {gpu::Phase::kPrefill, gpu::Phase::kDecode}) {
       std::vector<gpu::AttendTask>& tasks = plan_.attends[static_cast<size_t>(phase)];
-      for (const gpu::AttendTask& whole : plan_.ranges[static_cast<size_t>(phase)]) {
+      for (const gpu::AttendTask& whole : plan_.uncut[static_cast<size_t>(phase)]) {
         CutRange(whole, phase == gpu::Phase::kPrefill ? 1 : at_once, tasks);
       }
       std::ranges::sort(tasks, Before);
@@ -165,7 +165,7 @@ class Planner {
       ranges_of_.resize(std::max(ranges_of_.size(), static_cast<size_t>(count) + 1));
       ++ranges_of_[static_cast<size_t>(count)];
     }
-    plan_.ranges[static_cast<size_t>(phase)].push_back(task);
+    plan_.uncut[static_cast<size_t>(phase)].push_back(task);
   }
   // Of one split.
   int64_t PartialRows(const gpu::AttendTask& task) const {
@@ -185,19 +185,17 @@ class Planner {
     // start is alone.
     const bool starts_inside = whole.key_begin % keys != 0;
     if (end - split <= at_once && !starts_inside) {
-      task.merges_itself = 1;
       tasks.push_back(task);
       return;
     }
-    for (int32_t row = whole.row_begin; row < whole.row_end; ++row) {
-      plan_.merges.push_back({whole.item, row, whole.partial_row + row - whole.row_begin,
-                              static_cast<int32_t>(end - split), whole.row_end - whole.row_begin});
-    }
+    task.range = static_cast<int32_t>(plan_.ranges.size());
+    plan_.ranges.push_back({whole.partial_row, static_cast<int32_t>(end - split), 0});
     for (int64_t tasks_left = DivideUp(end - split, at_once); split < end; --tasks_left) {
       int64_t next = split + DivideUp(end - split, std::max<int64_t>(1, tasks_left));
       if (task.key_begin % keys != 0) next = split + 1;
       task.key_end = static_cast<int32_t>(std::min<int64_t>(whole.key_end, next * keys));
       tasks.push_back(task);
+      ++plan_.ranges.back().num_tasks;
       task.key_begin = task.key_end;
       task.partial_row += static_cast<int32_t>((next - split) * PartialRows(task));
       split = next;
@@ -224,10 +222,10 @@ absl::Status MakeHipPlan(const AttentionParams& params, gpu::Core core, int num_
                       .Minus({Feature::kCausal, Feature::kWindow, Feature::kSinks, Feature::kLse})
                       .empty();
   plan.appends.clear();
-  plan.merges.clear();
+  plan.ranges.clear();
   plan.partial_rows = 0;
   plan.decode_ranges.clear();
-  for (auto& ranges : plan.ranges) ranges.clear();
+  for (auto& uncut : plan.uncut) uncut.clear();
   for (auto& attends : plan.attends) attends.clear();
 
   Planner planner(params, core, plan);

@@ -29,12 +29,12 @@ struct HipPlan {
   bool general = false;  // options beyond causality and window
   std::vector<gpu::AppendTask> appends;
   std::vector<gpu::AttendTask> attends[gpu::kNumPhases];  // most work first
-  std::vector<gpu::MergeTask> merges;
+  std::vector<gpu::MergeRange> ranges;
   int64_t partial_rows = 0;  // of the workspace
 
   // On the way there: what the tasks are cut from, and how many ranges of decode have how many
   // splits.
-  std::vector<gpu::AttendTask> ranges[gpu::kNumPhases];
+  std::vector<gpu::AttendTask> uncut[gpu::kNumPhases];
   std::vector<int64_t> decode_ranges;
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The end of a row's softmax: the sink's share, the division, the log-sum-exp. Shared by the
-// attention kernel, for rows that are not split, and the merge kernel.
+// epilogue, for rows that are not split, and merge.h.
 #pragma once
 
 #include "kernels/hip/args.h"

@@ -78,8 +78,8 @@ class UploadWriter {
     return values;
   }
   template <class T>
-  const T* DeviceAddress() const {
-    return reinterpret_cast<const T*>(device_ + size_);
+  T* DeviceAddress() const {
+    return reinterpret_cast<T*>(device_ + size_);
   }
   template <class T>
   const T* Append(std::span<const T> values) {

@@ -88,6 +88,35 @@ TEST_P(InvarianceTest, BitsDependOnNothingButTheItem) {
   }
 }
 
+// A batch of decode that fills any GPU is cut into blocks in another way than one that does not:
+// each block computes many splits.
+TEST_P(InvarianceTest, BitsDoNotDependOnWhetherTheBatchFillsTheDevice) {
+  BackendUnderTest under_test = GetParam().make(2);
+  ProblemSpec spec{.q_dtype = DType::kBF16,
+                   .kv_dtype = DType::kBF16,
+                   .query_heads = 8,
+                   .kv_heads = 2,
+                   .features = {Feature::kCausal, Feature::kLse}};
+  constexpr size_t kItems = 160;
+  for (size_t i = 0; i < kItems; ++i) {
+    spec.items.push_back({.query_len = 1, .start = 1290 + static_cast<int64_t>(i) % 5});
+  }
+  Problem problem(spec, TestSeed(), under_test.memory);
+  ASSERT_EQ(under_test.Run(problem.params()), absl::OkStatus());
+  for (size_t i : {size_t{0}, kItems / 2, kItems - 1}) {
+    const std::vector<uint32_t> out = Bits(problem.Out(i)), lse = Bits(problem.Lse(i));
+    AttentionParams alone = problem.params();
+    alone.items = alone.items.subspan(i, 1);
+    problem.Reset();
+    ASSERT_EQ(under_test.Run(alone), absl::OkStatus());
+    EXPECT_EQ(Bits(problem.Out(i)), out) << "item " << i;
+    EXPECT_EQ(Bits(problem.Lse(i)), lse) << "item " << i;
+    problem.Reset();
+    ASSERT_EQ(under_test.Run(problem.params()), absl::OkStatus());
+  }
+  ExpectMatchesReference(problem);
+}
+
 // Where the bytes lie is no part of the geometry.
 TEST_P(InvarianceTest, BitsDoNotDependOnThePageSize) {
   BackendUnderTest under_test = GetParam().make(2);

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The kernels beside attention: append, merge, upload.
+// The kernels beside attention: append and upload.
 #include "kernels/hip/append.h"
 #include "kernels/hip/instances/instance.h"
 #include "kernels/hip/kernel_table.h"
-#include "kernels/hip/merge.h"
 #include "kernels/hip/upload.h"
 
 namespace attnd::gpu {
@@ -12,10 +11,6 @@ namespace attnd::gpu {
 template <>
 AppendFunction GetAppendKernel<kTable>() {
   return AppendKernel<InstanceTarget>;
-}
-template <>
-MergeFunction GetMergeKernel<kTable>() {
-  return MergeKernel<InstanceTarget>;
 }
 template <>
 UploadFunction GetUploadKernel<kTable>() {

@@ -7,6 +7,7 @@
 // Include kernels/hip/gpu.h instead, and compile with ATTND_SIMT_HOST (by linking attnd_simt_host).
 #pragma once
 
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -32,6 +33,10 @@ inline int WaveSize() { return simt::wave_size_of_launch; }
 
 inline void BlockBarrier(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   simt::MeetInBlock({"BlockBarrier", file, line}, false);
+}
+inline void MemoryFence() { std::atomic_thread_fence(std::memory_order_acq_rel); }
+inline uint32_t AtomicIncrement(uint32_t* number) {
+  return std::atomic_ref(*number).fetch_add(1, std::memory_order_acq_rel);
 }
 // Launches of a stream run one after another.
 inline void WaitForLaunchesBefore() {}

@@ -124,15 +124,16 @@ TEST(HipPlanTest, PartialResultsAreWrittenOnceAndMergedOnce) {
   std::mt19937 random(8);
   for (int round = 0; round < 200; ++round) {
     const HipPlan plan = PlanFor(RandomItems(random), kCores[round % std::size(kCores)]);
-    std::set<int64_t> written, own;
+    std::set<int64_t> written;
+    std::map<RowsOfItem, std::set<int32_t>> ranges;
+    std::vector<int32_t> tasks_of(plan.ranges.size());
     for (const auto& tasks : plan.attends) {
       for (const gpu::AttendTask& task : tasks) {
-        if (task.merges_itself == 0) continue;
-        EXPECT_GE(task.partial_row, 0);
-        own.insert(task.partial_row);
+        ranges[{task.item, task.row_begin, task.row_end}].insert(task.range);
+        if (task.range >= 0) ++tasks_of[static_cast<size_t>(task.range)];
       }
     }
-    std::map<RowsOfItem, std::vector<Split>> to_merge;
+    std::set<int32_t> merged;
     for (const auto& [at, splits] : SplitsOf(plan)) {
       const auto [item, row_begin, row_end] = at;
       for (const Split& split : splits) {
@@ -145,21 +146,18 @@ TEST(HipPlanTest, PartialResultsAreWrittenOnceAndMergedOnce) {
           EXPECT_TRUE(written.insert(split.partial_row + i).second);
         }
       }
-      if (splits.size() > 1 && !own.contains(splits.front().partial_row)) to_merge[at] = splits;
+      // All tasks of the rows say the same: that they share a range, or that there is one of them.
+      ASSERT_EQ(ranges[at].size(), 1u);
+      const int32_t range = *ranges[at].begin();
+      if (range < 0) continue;
+      EXPECT_TRUE(merged.insert(range).second);
+      const gpu::MergeRange& of = plan.ranges[static_cast<size_t>(range)];
+      EXPECT_EQ(of.first_partial, splits.front().partial_row);
+      EXPECT_EQ(of.num_splits, static_cast<int32_t>(splits.size()));
+      EXPECT_EQ(of.num_tasks, tasks_of[static_cast<size_t>(range)]);
+      EXPECT_GT(of.num_tasks, 1);
     }
-    size_t merges = 0;
-    for (const auto& [at, splits] : to_merge) {
-      const auto [item, row_begin, row_end] = at;
-      for (int32_t row = row_begin; row < row_end; ++row, ++merges) {
-        const auto same = std::ranges::count_if(plan.merges, [&](const gpu::MergeTask& merge) {
-          return merge.item == item && merge.row == row && merge.rows == row_end - row_begin &&
-                 merge.num_splits == static_cast<int32_t>(splits.size()) &&
-                 merge.first_partial == splits.front().partial_row + row - row_begin;
-        });
-        EXPECT_EQ(same, 1);
-      }
-    }
-    EXPECT_EQ(plan.merges.size(), merges);
+    EXPECT_EQ(merged.size(), plan.ranges.size());
   }
 }
 
@@ -203,12 +201,11 @@ TEST(HipPlanTest, SplitsHaveBlocksOfTheirOwnUntilTheGpuIsFull) {
   for (const gpu::AttendTask& task : alone.attends[kDecode]) {
     EXPECT_LE(task.key_end - task.key_begin, task.split_keys);
   }
-  EXPECT_EQ(alone.merges.size(), 4u);
+  EXPECT_EQ(alone.ranges.size(), 1u);
 
   const HipPlan many = PlanFor(std::vector<AttentionItem>(256, Item(1, 8192)));
   EXPECT_EQ(many.attends[kDecode].size(), 256u);
-  for (const gpu::AttendTask& task : many.attends[kDecode]) EXPECT_EQ(task.merges_itself, 1);
-  EXPECT_TRUE(many.merges.empty());
+  EXPECT_TRUE(many.ranges.empty());
 }
 
 TEST(HipPlanTest, APlanIsMadeAnew) {
@@ -217,7 +214,7 @@ TEST(HipPlanTest, APlanIsMadeAnew) {
   ASSERT_EQ(MakeHipPlan(Params({Item(3, 700)}), gpu::Core::kNvMma, kMultiprocessors, plan),
             absl::OkStatus());
   EXPECT_EQ(SplitsOf(plan), SplitsOf(fresh));
-  EXPECT_EQ(plan.merges.size(), fresh.merges.size());
+  EXPECT_EQ(plan.ranges.size(), fresh.ranges.size());
   EXPECT_EQ(plan.partial_rows, fresh.partial_rows);
 }
 
