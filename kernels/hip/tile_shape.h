@@ -71,8 +71,8 @@ constexpr TileShape NvShape(Compute compute, int dim, Phase phase) {
     if (dim <= 128) return {4, 1, 1, 32, 2, true};
     return {4, 1, 1, 16, 2, true};
   }
-  if (dim <= 64) return {4, 1, 2, 64, 4, false};
-  if (dim <= 128) return {4, 1, 2, 64, 4, true};
+  if (dim <= 64) return {4, 1, 2, 64, 2, false};
+  if (dim <= 128) return {4, 1, 2, 64, 2, true};
   return {4, 1, 1, 64, 2, true};
 }
 
@@ -155,11 +155,10 @@ constexpr LdsLayout LdsLayoutFor(Core core, Compute compute, int dim, Phase phas
   LdsLayout lds;
   lds.query_bytes = shape.rows() * dim * 2 * parts;
   lds.tile_bytes = shape.keys * dim * 2 * parts;
-  // Apart, tiles can be on their way before the queries are there. Prefill on AMD has better uses
-  // of the LDS.
+  // Apart, tiles can be on their way before the queries are there; long rows of tiles gain nothing,
+  // and both must fit.
   const bool fits = lds.query_bytes + shape.stages * lds.tile_bytes <= MaxLdsBytes(core);
-  const bool shares = phase == Phase::kPrefill && core != Core::kNvMma;
-  lds.query_in_ring = !shape.query_in_lds && (shares || !fits);
+  lds.query_in_ring = !shape.query_in_lds && (phase == Phase::kPrefill || !fits);
   lds.tile_offset = lds.query_in_ring ? 0 : lds.query_bytes;
   const int main_bytes = lds.tile_offset + shape.stages * lds.tile_bytes;
   int epilogue_bytes = 0;
