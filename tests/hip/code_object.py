@@ -113,22 +113,25 @@ class Loop:
         up. Inner loops are passed through once.
         """
         best = {}  # block: (value, next block) of the best way from there
+        entered = set()  # a way does not come back to them, though edges of some inner loops do
 
         def add(a, b):
             return tuple(map(sum, zip(a, b)))
 
         def visit(first):
             stack = [(first, iter(self.successors[first]))]
+            entered.add(first)
             while stack:
                 block, rest = stack[-1]
-                following = next((b for b in rest if b not in best), None)
+                following = next((b for b in rest if b not in entered), None)
                 if following is not None:
+                    entered.add(following)
                     stack.append((following, iter(self.successors[following])))
                     continue
                 stack.pop()
                 own = value(self.blocks[block])
                 ways = [(add(own, best[b][0]), b) for b in self.successors[block]
-                        if best[b] is not None]
+                        if best.get(b) is not None]
                 if block in self.latches:
                     ways.append((own, -1))
                 best[block] = max(ways, default=None)
