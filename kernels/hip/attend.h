@@ -252,8 +252,9 @@ class AttendBlock {
   }
 
   ATTND_ACCESSOR void Finish(std::byte* lds, int split, bool last) const {
+    // Opaque: its addresses are not held in registers during the tiles.
     const Epilogue<Mma, kCore, kCompute, kDim, kPhase> epilogue{
-        args_, item_, task_, of_, queries_in_memory_.rows, unit_, lane_, wave_};
+        args_, item_, task_, of_, queries_in_memory_.rows, unit_, Opaque(lane_), wave_};
     epilogue.Finish(lds, split, last, {out_, largest_, sum_});
   }
 

@@ -110,7 +110,7 @@ class Epilogue {
     constexpr int kChunks = kDim / kChunk;
     ATTND_UNROLL
     for (int first = 0; first < kShape.rows() * kChunks; first += kThreads) {
-      const int i = first + static_cast<int>(threadIdx.x);
+      const int i = first + static_cast<int>(Opaque(threadIdx.x));
       const int in_block = i / kChunks, dim = i % kChunks * kChunk;
       const int row = task.row_begin + in_block;
       if (row >= task.row_end || dim >= args.head_dim_v) continue;
@@ -152,7 +152,7 @@ class Epilogue {
           }
         }
         BlockBarrier();
-        for (int i = static_cast<int>(threadIdx.x); i < kShape.row_waves * 16 * kChunks;
+        for (int i = static_cast<int>(Opaque(threadIdx.x)); i < kShape.row_waves * 16 * kChunks;
              i += kThreads) {
           StoreChunkOf(numbers, statistics, split, last, m, dims, i / kChunks, i % kChunks);
         }
