@@ -68,12 +68,11 @@ class Epilogue {
 
  private:
   using Element = typename Mma::Element;
+  using Scale = WeightScale<Mma, NumParts(kCompute)>;
   static constexpr int kThreads = kShape.threads(kCore);
 
   ATTND_ACCESSOR float RowSum(const Results& results, int row_tile, int slot) const {
-    const float sum = Mma::RowSum(results.sums[row_tile][slot]);
-    if constexpr (NumParts(kCompute) == 1 && Mma::kCutsWeights) return sum * (1.0f / kCutFactor);
-    return sum;
+    return Mma::RowSum(results.sums[row_tile][slot]) * Scale::kOfSums;
   }
 
   // Rows of one wave each, in the elements of the kernel.
@@ -90,6 +89,7 @@ class Epilogue {
         if (row < task.row_end) {
           const int head = rows.Head(row);
           result = FinishRow(item, head, results.largest[m][r], sum, unit);
+          result.factor *= Scale::kOfValues;
           if (Mma::LeadsRow(lane)) StoreLse(item, {rows.Query(row), head}, result);
         }
         ATTND_UNROLL
@@ -179,10 +179,11 @@ class Epilogue {
     for (int w = 0; w < kShape.key_waves; ++w) {
       const float* of_wave = statistics + (first + w * 16) * 2;
       const float share = kShape.key_waves == 1 ? 1.0f : Exp2((of_wave[0] - base) * unit);
+      const float share_of_values = share * Scale::kOfValues;
       sum.sum += share * of_wave[1];
       const float* from = numbers + (first + w * 16) * kLds.output_stride + chunk * kChunk;
       ATTND_UNROLL
-      for (int i = 0; i < kChunk; ++i) sum.values[i] += share * from[i];
+      for (int i = 0; i < kChunk; ++i) sum.values[i] += share_of_values * from[i];
     }
     if (task.partial_row >= 0) {
       const int rows_of_split = task.row_end - task.row_begin;

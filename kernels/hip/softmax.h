@@ -6,16 +6,31 @@
 // of 2. Rows are spread over lanes as the trait Mma says.
 #pragma once
 
+#include "kernels/hip/element.h"
 #include "kernels/hip/gpu.h"
 #include "kernels/hip/numbers.h"
 
 namespace attnd::gpu {
 
+// Weights are larger than they should be by two factors, which leave with the results.
+//
+// Halves are raised by 2^14. What many keys weigh together counts though each is far below the
+// row's largest weight, as beside an attention sink; but below 2^-14 a half is subnormal and has
+// fewer bits, and gfx90a's MFMA takes it for zero. Raised, weights have all their bits down to
+// 2^-28, and one that comes out as 2 still fits.
+//
 // Where operands are weights cut off toward zero, weights are larger by half of what is cut off
-// from the smallest mantissa: the cut then is a rounding, near enough, and 1 stays 1. Their sum,
-// of weights that nothing was cut off from, is put right at the end.
-inline constexpr float kCutFactor = 1.0f + 0x1p-12f;
-inline constexpr float kCutShift = 3.5217e-4f;  // log2(kCutFactor)
+// from the smallest mantissa: the cut then is a rounding, near enough, and 1 stays 1. Sums are of
+// weights that nothing was cut off from.
+template <class Mma, int kParts>
+struct WeightScale {
+  static constexpr int kRaisedBits = kParts == 1 && !kIsBFloat16<typename Mma::Element> ? 14 : 0;
+  static constexpr bool kCuts = kParts == 1 && Mma::kCutsWeights;
+  static constexpr float kShift =  // log2 of both
+      static_cast<float>(kRaisedBits) + (kCuts ? 3.5217e-4f : 0.0f);
+  static constexpr float kOfValues = 1.0f / static_cast<float>(1 << kRaisedBits);
+  static constexpr float kOfSums = kOfValues / (kCuts ? 1.0f + 0x1p-12f : 1.0f);
+};
 
 // Scores become weights relative to the row's largest score so far; `rescale` is what earlier
 // results are multiplied by.
@@ -68,9 +83,9 @@ ATTND_DEVICE void Softmax(typename Mma::Acc (&scores)[kKeyTiles], float unit,
       }
     }
   }
-  if constexpr (kParts == 1 && Mma::kCutsWeights) {
+  if constexpr (WeightScale<Mma, kParts>::kShift > 0.0f) {
     ATTND_UNROLL
-    for (int r = 0; r < kRowSlots; ++r) offset[r] -= kCutShift;
+    for (int r = 0; r < kRowSlots; ++r) offset[r] -= WeightScale<Mma, kParts>::kShift;
   }
   ATTND_UNROLL
   for (int n = 0; n < kKeyTiles; ++n) {

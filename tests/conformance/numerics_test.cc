@@ -153,6 +153,35 @@ TEST_P(NumericsTest, ScoresBeyondRange) {
   }
 }
 
+// An attention sink: one key takes nearly all weight and has no value, so that the output is what
+// many keys of weights around e^-14 add up to. None of that may get lost for being small.
+TEST_P(NumericsTest, WeightsFarBelowTheLargest) {
+  constexpr int64_t kKeys = 800;
+  for (int64_t query_len : {1, 40}) {
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      ProblemSpec spec{.q_dtype = dtype,
+                       .kv_dtype = dtype,
+                       .features = {Feature::kLse},
+                       .items = {{.query_len = query_len,
+                                  .start = kKeys - query_len,
+                                  .kv_len = kKeys,
+                                  .append = false}}};
+      Problem problem(spec, ++seed_, under_test_.memory);
+      for (int64_t i = 0; i < query_len; ++i) {
+        for (int64_t head : {0, 1}) problem.SetQuery(0, i, head, /*dim=*/0, 8.0f);
+      }
+      for (int64_t t = 0; t < kKeys; ++t) {
+        for (int64_t d = 0; d < 64; ++d) {
+          if (t == 0 || d == 0) problem.SetKey(0, 0, t, d, t + d == 0 ? 14.0f : 0.0f);
+          problem.SetValue(0, 0, t, d, t == 0 ? 0.0f : static_cast<float>(64 + (t + d) % 7));
+        }
+      }
+      ASSERT_EQ(under_test_.Run(problem.params()), absl::OkStatus());
+      ExpectMatchesReference(problem);
+    }
+  }
+}
+
 // Softmax scales that are no plain positive number.
 TEST_P(NumericsTest, UnusualScales) {
   for (float scale : {0.0f, 1e-30f, 2.0f}) {
