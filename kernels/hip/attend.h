@@ -334,9 +334,11 @@ class AttendBlock {
     use_slot_ = NextSlot(use_slot_);
   }
 
-  // The lane, for LDS addresses.
+  // The lane, for LDS addresses. The options of the general kernels leave RDNA no registers to hold
+  // those in.
   ATTND_ACCESSOR int RematLane() const {
-    return Loader::kRemat ? Opaque(lane_) : Mma::Remat(lane_);
+    constexpr bool kOpaque = Loader::kRemat || (kGeneral && Mma::kWaveSize == 32);
+    return kOpaque ? Opaque(lane_) : Mma::Remat(lane_);
   }
 
   // ---- scores
