@@ -27,7 +27,7 @@ struct HipBackendOptions {
   int launches = 8;
   // Reserved at start; both grow to the largest launch.
   Bytes upload_bytes = Bytes(4 << 20);      // of each launch: block tables, tasks
-  Bytes workspace_bytes = Bytes(64 << 20);  // partial results of splits
+  Bytes workspace_bytes = Bytes(32 << 20);  // partial results of splits
 };
 
 // `device` must outlive the backend. UNIMPLEMENTED names an architecture without kernels.

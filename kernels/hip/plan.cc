@@ -19,6 +19,8 @@ constexpr int64_t kMaxDecodeRows = 16;
 // query heads a KV head.
 constexpr int64_t kFewBlocks = 128, kFewestSplitKeys = 256;
 constexpr int64_t kManyBlocks = 256, kSplitKeys = 512;
+// In prefill a block has many rows, whose partial results cost more: only for the first.
+constexpr int64_t kPrefillSplitKeys = 1024;
 
 // Positions are 32 bits wide on the device, and sums of two stay in range.
 absl::Status CheckRange(const AttentionItem& item, size_t index) {
@@ -91,7 +93,7 @@ class Planner {
     const int64_t rows = item.query_len * group();
     const gpu::Phase phase = rows <= kMaxDecodeRows ? gpu::Phase::kDecode : gpu::Phase::kPrefill;
     const gpu::TileShape shape = gpu::TileShapeFor(core_, plan_.compute, plan_.head_dim, phase);
-    const int64_t split_keys = SplitKeys(item, DivideUp(rows, shape.rows()), shape);
+    const int64_t split_keys = SplitKeys(item, DivideUp(rows, shape.rows()), phase, shape);
     for (int64_t begin = 0; begin < rows; begin += shape.rows()) {
       const int64_t end = std::min<int64_t>(rows, begin + shape.rows());
       const KeyRange keys = VisibleHull(item.options, item.start_position + begin / group(),
@@ -119,15 +121,18 @@ class Planner {
   int64_t group() const { return params_.num_query_heads / params_.num_kv_heads; }
 
   // Splits lie between multiples of this, counted from position 0.
-  int64_t SplitKeys(const AttentionItem& item, int64_t row_tiles,
+  int64_t SplitKeys(const AttentionItem& item, int64_t row_tiles, gpu::Phase phase,
                     const gpu::TileShape& shape) const {
     const int64_t blocks = std::max<int64_t>(1, row_tiles * params_.num_kv_heads);
     const auto keys_for = [&](int64_t wanted) {
       return DivideUp(item.kv_len, std::max<int64_t>(1, wanted / blocks));
     };
     const int64_t few = std::clamp(keys_for(kFewBlocks), kFewestSplitKeys, kSplitKeys);
+    const int64_t keys = phase == gpu::Phase::kPrefill
+                             ? std::max(keys_for(kFewBlocks), kPrefillSplitKeys)
+                             : std::max(few, keys_for(kManyBlocks));
     const int64_t tile = std::max<int64_t>(64, shape.keys);
-    return DivideUp(std::max(few, keys_for(kManyBlocks)), tile) * tile;
+    return DivideUp(keys, tile) * tile;
   }
 
   // How many splits of decode a block computes one after another: the fastest by DecodeTime.
