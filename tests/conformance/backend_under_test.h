@@ -20,6 +20,14 @@
 
 namespace attnd::conformance {
 
+// A sanitizer finds in some of the cases what it finds in all, and takes ten times as long on each:
+// tests that walk many take a sample, in which every kind of case is.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 // A backend and the device it runs on, destroyed in reverse order.
 struct BackendUnderTest {
   std::unique_ptr<Device> device;
