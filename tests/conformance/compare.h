@@ -16,6 +16,7 @@ struct Error {
   double relative_l2 = 0;  // of all outputs of a problem together
   double max_abs = 0;      // of one output
   double max_lse = 0;      // of one log-sum-exp, relative above 1
+  int64_t numbers = 0;     // outputs that the first two are of
   int64_t mismatches = 0;  // NaN or infinity on one side only
 };
 Error MeasureError(Problem& problem);
