@@ -94,7 +94,7 @@ TEST_P(InvarianceTest, BitsDoNotDependOnWhetherTheBatchFillsTheDevice) {
   BackendUnderTest under_test = GetParam().make(2);
   ProblemSpec spec{.q_dtype = DType::kBF16,
                    .kv_dtype = DType::kBF16,
-                   .query_heads = 8,
+                   .query_heads = 2,
                    .kv_heads = 2,
                    .features = {Feature::kCausal, Feature::kLse}};
   constexpr size_t kItems = 160;
@@ -102,19 +102,21 @@ TEST_P(InvarianceTest, BitsDoNotDependOnWhetherTheBatchFillsTheDevice) {
     spec.items.push_back({.query_len = 1, .start = 1290 + static_cast<int64_t>(i) % 5});
   }
   Problem problem(spec, TestSeed(), under_test.memory);
-  ASSERT_EQ(under_test.Run(problem.params()), absl::OkStatus());
-  for (size_t i : {size_t{0}, kItems / 2, kItems - 1}) {
-    const std::vector<uint32_t> out = Bits(problem.Out(i)), lse = Bits(problem.Lse(i));
+  std::vector<std::vector<uint32_t>> outs, lses;
+  for (size_t i = 0; i < kItems; i += kItems / 4) {
     AttentionParams alone = problem.params();
     alone.items = alone.items.subspan(i, 1);
-    problem.Reset();
     ASSERT_EQ(under_test.Run(alone), absl::OkStatus());
-    EXPECT_EQ(Bits(problem.Out(i)), out) << "item " << i;
-    EXPECT_EQ(Bits(problem.Lse(i)), lse) << "item " << i;
-    problem.Reset();
-    ASSERT_EQ(under_test.Run(problem.params()), absl::OkStatus());
+    outs.push_back(Bits(problem.Out(i)));
+    lses.push_back(Bits(problem.Lse(i)));
   }
+  problem.Reset();
+  ASSERT_EQ(under_test.Run(problem.params()), absl::OkStatus());
   ExpectMatchesReference(problem);
+  for (size_t i = 0; i < outs.size(); ++i) {
+    EXPECT_EQ(Bits(problem.Out(i * (kItems / 4))), outs[i]) << "item " << i * (kItems / 4);
+    EXPECT_EQ(Bits(problem.Lse(i * (kItems / 4))), lses[i]) << "item " << i * (kItems / 4);
+  }
 }
 
 // Where the bytes lie is no part of the geometry.
