@@ -5,8 +5,8 @@
 # budget or what is left until the deadline, whichever is less. One that takes longer is stopped and
 # has failed.
 #   scripts/ci.sh          what .ci/run does
-#   scripts/ci.sh --full   no budgets and no deadline; also the sanitized slow tests, every cell of
-#                          the conformance suite on every simulated matrix core, and the demo
+#   scripts/ci.sh --full   no budgets and no deadline; also the sanitized slow tests, the release
+#                          build's conformance suite on every simulated matrix core, and the demo
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -90,8 +90,8 @@ hip_nvidia() {
   make --no-print-directory hip-nvidia
 }
 
-# Under sanitizers the suite takes a sample of its cells on every simulated matrix core; `make test`
-# takes all of gfx1100's. This takes all of all.
+# Under sanitizers the suite runs fewer of its cases, on every simulated matrix core; in `make test`
+# all of them, on gfx1100's only. This runs all of them on every core.
 simt() {
   cmake --preset release -B build/simt -DATTND_SIMT_CORES='0;1;2;3;4' >/dev/null &&
     cmake --build build/simt --parallel "$jobs" --target simt_conformance_test &&
