@@ -209,7 +209,7 @@ class AttendBlock {
 
   // The first tiles, as many as there is room for.
   ATTND_ACCESSOR void StartTiles() {
-    if constexpr (Loader::kInPlace || !Loader::kAsync) {
+    if constexpr (!Loader::kAsync) {
       if (num_tiles_ > 0) loader_.Locate(source_, key0_);
       if constexpr (!Loader::kInPlace) IssueNext<false>();
     } else {

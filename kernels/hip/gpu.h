@@ -92,7 +92,8 @@ ATTND_DEVICE float ShuffleXor(float value, int mask) {
 #endif
 }
 // The first thing that each kernel does: on NVIDIA its blocks may start while the launch before it
-// in the stream still runs (launch.h), and wait here until that one's results are there.
+// in the stream still runs (nvidia/hip/hip_runtime.h), and wait here until that one's results are
+// there.
 ATTND_DEVICE void WaitForLaunchesBefore() {
 #if ATTND_GPU_NVIDIA && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

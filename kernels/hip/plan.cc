@@ -137,19 +137,26 @@ class Planner {
 
   // How many splits of decode a block computes one after another: the fastest by DecodeTime.
   int64_t SplitsAtOnce(int num_multiprocessors) const {
+    const auto& ranges = plan_.decode_ranges;
+    const auto most = static_cast<int64_t>(ranges.size()) - 1;
+    int64_t splits = 0;
+    for (int64_t count = 1; count <= most; ++count) {
+      splits += count * ranges[static_cast<size_t>(count)];
+    }
     int64_t best = 1;
     double best_time = std::numeric_limits<double>::max();
-    for (size_t at_once = 1; at_once < ranges_of_.size(); ++at_once) {
-      int64_t tasks = 0, splits = 0;
-      for (size_t count = 1; count < ranges_of_.size(); ++count) {
-        tasks += ranges_of_[count] * static_cast<int64_t>((count + at_once - 1) / at_once);
-        splits += ranges_of_[count] * static_cast<int64_t>(count);
+    for (int64_t at_once = 1; at_once <= most; ++at_once) {
+      int64_t tasks = 0;
+      for (int64_t count = 1; count <= most; ++count) {
+        // Most counts are no item's, and a division is what this loop costs.
+        const int64_t num_ranges = ranges[static_cast<size_t>(count)];
+        if (num_ranges > 0) tasks += num_ranges * DivideUp(count, at_once);
       }
       const double time =
           DecodeTime(tasks * params_.num_kv_heads,
                      static_cast<double>(splits) / static_cast<double>(tasks), num_multiprocessors);
       if (time < best_time) {
-        best = static_cast<int64_t>(at_once);
+        best = at_once;
         best_time = time;
       }
     }
@@ -167,8 +174,9 @@ class Planner {
       plan_.partial_rows += count * PartialRows(task);
     }
     if (phase == gpu::Phase::kDecode) {
-      ranges_of_.resize(std::max(ranges_of_.size(), static_cast<size_t>(count) + 1));
-      ++ranges_of_[static_cast<size_t>(count)];
+      auto& ranges = plan_.decode_ranges;
+      ranges.resize(std::max(ranges.size(), static_cast<size_t>(count) + 1));
+      ++ranges[static_cast<size_t>(count)];
     }
     plan_.uncut[static_cast<size_t>(phase)].push_back(task);
   }
@@ -210,7 +218,6 @@ class Planner {
   const AttentionParams& params_;
   const gpu::Core core_;
   HipPlan& plan_;
-  std::vector<int64_t>& ranges_of_ = plan_.decode_ranges;
 };
 
 }  // namespace

@@ -32,8 +32,7 @@ struct HipPlan {
   std::vector<gpu::MergeRange> ranges;
   int64_t partial_rows = 0;  // of the workspace
 
-  // On the way there: what the tasks are cut from, and how many ranges of decode have how many
-  // splits.
+  // On the way there: what the tasks are cut from, and at [n] how many of decode have n splits.
   std::vector<gpu::AttendTask> uncut[gpu::kNumPhases];
   std::vector<int64_t> decode_ranges;
 };

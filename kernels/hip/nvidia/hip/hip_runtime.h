@@ -94,15 +94,22 @@ inline hipError_t hipHostMalloc(void** data, size_t size, unsigned flags) {
   return cudaHostAlloc(data, size, flags);
 }
 inline hipError_t hipHostFree(void* data) { return cudaFreeHost(data); }
-// Programmatic dependent launch where the device has it (sm_90): a kernel's blocks may start before
-// the kernel in front of it in the stream has ended, and wait for it in WaitForLaunchesBefore.
+// Whether devices have programmatic dependent launch (sm_90). Asked of the first that launches:
+// those in use are of one architecture (hip_platform.cc).
+inline bool AttndOverlapsLaunches() {
+  static const bool overlaps = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+               cudaSuccess &&
+           major >= 9;
+  }();
+  return overlaps;
+}
+// With it, a kernel's blocks may start before the kernel in front of it in the stream has ended,
+// and wait for it in WaitForLaunchesBefore.
 inline hipError_t hipLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** args,
                                   size_t lds_bytes, hipStream_t stream) {
-  int device = 0, major = 0;
-  hipError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error != cudaSuccess) return error;
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -112,7 +119,7 @@ inline hipError_t hipLaunchKernel(const void* kernel, dim3 grid, dim3 block, voi
   config.dynamicSmemBytes = lds_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.numAttrs = AttndOverlapsLaunches() ? 1 : 0;
   return cudaLaunchKernelExC(&config, kernel, args);
 }
 inline hipError_t hipGetDeviceProperties(hipDeviceProp_t* properties, int device) {
