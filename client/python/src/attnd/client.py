@@ -14,6 +14,7 @@ All classes are thread-safe, except that one sequence belongs to one thread at a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from types import TracebackType
@@ -55,9 +56,12 @@ class Client:
         timeout_s: of every call that is given none, all its retries included.
         retry: see `RetryPolicy`.
         channel_options: more gRPC channel arguments.
+        endpoint: asked before each attempt for the address; it starts the daemon where it must.
+            `attnd.connect` uses it.
 
     The connection is made by the first call. Any call raises `Unavailable` where no daemon answers,
-    and `DeadlineExceeded` after its timeout.
+    and `DeadlineExceeded` after its timeout. In a forked child a client of the parent raises
+    `FailedPrecondition`: gRPC connections do not survive a fork.
     """
 
     def __init__(
@@ -67,15 +71,20 @@ class Client:
         timeout_s: float = 60.0,
         retry: RetryPolicy | None = None,
         channel_options: Seq[tuple[str, Any]] = (),
+        endpoint: Callable[[], str] | None = None,
     ) -> None:
         self._channel = Channel(
-            address, timeout_s=timeout_s, retry=retry or RetryPolicy(), options=channel_options
+            address,
+            timeout_s=timeout_s,
+            retry=retry or RetryPolicy(),
+            options=channel_options,
+            endpoint=endpoint,
         )
         self._capabilities: attention_pb2.GetCapabilitiesResponse | None = None
 
     @property
     def address(self) -> str:
-        """As it was given."""
+        """As it was given; of an embedded daemon, where it serves now."""
         return self._channel.address
 
     def capabilities(self) -> attention_pb2.GetCapabilitiesResponse:
