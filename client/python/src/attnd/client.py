@@ -31,6 +31,7 @@ from attnd.session import Session
 _Message = TypeVar("_Message")
 _DEFAULT_OPTIONS = Options()
 _SMALL_MESSAGE_BYTES = 1 << 20
+_MAX_TENANT_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,18 +194,28 @@ class Client:
         )
         return [KvCache(info.cache, info.name, info.geometry) for info in response.caches]
 
-    def open_session(self, *, lease_s: float | None = None, label: str = "") -> Session:
+    def open_session(
+        self, *, lease_s: float | None = None, label: str = "", tenant: str = ""
+    ) -> Session:
         """A new session; a thread of the client renews its lease until it is closed or released.
 
         Args:
             lease_s: how long the daemon keeps the sequences of a client that died; None: the
                 daemon's default; capped by its maximum.
             label: shown to operators; at most 128 bytes.
+            tenant: whose published prefixes the session shares; at most 128 bytes. The daemon
+                believes the name until it authenticates its callers.
+
+        Raises:
+            InvalidArgument: the label or the tenant is too long.
         """
+        size = len(tenant.encode())
+        if size > _MAX_TENANT_BYTES:
+            raise InvalidArgument(f"tenant: got {size} bytes, expected at most {_MAX_TENANT_BYTES}")
         response = self.call(
             "SessionService",
             "OpenSession",
-            session_pb2.OpenSessionRequest(lease_ms=_lease_ms(lease_s), label=label),
+            session_pb2.OpenSessionRequest(lease_ms=_lease_ms(lease_s), label=label, tenant=tenant),
             session_pb2.OpenSessionResponse,
             idempotent=False,
         )
