@@ -15,15 +15,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # PyTorch's OpenMP threads spin between its operators, on the cores on which the daemon computes
 # then. OpenBLAS, where PyTorch uses it, takes some CPUs for others when these two are set.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
-    os.environ.pop(_name, None)
+os.environ.pop("OPENBLAS_CORETYPE", None)
+os.environ.pop("OPENBLAS_L2_SIZE", None)
 
 from attnd.bench import cases
+from attnd.bench.plan import Plan
 from attnd.bench.report import BadResults, Results
 
 _CUDA_POOL = "4GiB"  # PyTorch, on the same GPU, wants the rest.
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(allowed: tuple[str, ...]) -> object:
+def _names(allowed: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(text.split(","))
         for name in names:
@@ -141,8 +143,7 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     return 1 if report.failures else drawn
 
 
-def _plan_of(args: argparse.Namespace, threads: int, budget_s: float) -> object:
-    from attnd.bench.runs import Plan
+def _plan_of(args: argparse.Namespace, threads: int, budget_s: float) -> Plan:
 
     cuda = args.device == "cuda"
     quick_tokens, quick_decode, quick_memory = (128, 512), (1024,), (1024,)

@@ -12,6 +12,7 @@ Formulas, N tokens, B batch entries, H query heads, Hkv KV heads, D head_dim, e 
     bytes   decode: 2 B N Hkv D e, keys and values read once
     tensors 4 B N H D e: q, k, v and the output
     scores  B H N^2 e: one matrix of all scores
+    standard attention's memory at its highest: tensors + 2 scores, the scores and their softmax
 """
 
 from __future__ import annotations
@@ -94,6 +95,11 @@ class Case:
     def tensor_bytes(self) -> int:
         """q, k, v and the output of a prefill with as many KV heads as query heads."""
         return 4 * self.batch * self.tokens * self.heads * self.dim * ELEMENT_BYTES[self.dtype]
+
+    @property
+    def standard_bytes(self) -> int:
+        """Of standard attention at its highest: the tensors, the scores and their softmax."""
+        return self.tensor_bytes + 2 * self.scores_bytes
 
     @property
     def scores_bytes(self) -> int:

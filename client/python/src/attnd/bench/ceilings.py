@@ -5,7 +5,8 @@
               dtype; on a CPU also multiply-adds in registers, by tests/bench/ceilings.cc, where
               `attention_bench` is built. Of fp32 also a sixth of the same in bf16, since three
               parts of bf16 make an fp32 number and six products of parts its product.
-    bytes/s   reading memory that no cache holds: a sum over 1 GiB in PyTorch, and ceilings.cc's.
+    bytes/s   of memory that no cache holds, the most of: a sum over 1 GiB in PyTorch; on a GPU also
+              a copy, bytes read and written; on a CPU also the reads of ceilings.cc.
 
 The products count 2 n^3 FLOPs.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,7 +34,7 @@ _WORKER_CASES = {
 
 
 def worker_program() -> Path | None:
-    """`attention_bench`: of $ATTND_BENCH_BIN_DIR, or of the source tree's build; None: not there."""
+    """`attention_bench` of $ATTND_BENCH_BIN_DIR, or of the source tree's build; None: not built."""
     folder = os.environ.get("ATTND_BENCH_BIN_DIR")
     root = Path(__file__).resolve().parents[5]
     path = Path(folder) if folder else root / "build" / "release" / "bench" / "bin"
@@ -83,7 +85,7 @@ class Ceilings:
     def sample(self, case: Case) -> float:
         """FLOP/s for a prefill, bytes/s for a decode."""
         if case.phase == "decode":
-            rates = [self._keep("read, PyTorch", self._read())]
+            rates = [self._keep(f"{kind}, PyTorch", rate) for kind, rate in self._memory_rates()]
             return max(rates + self._registers("read"))
         rates = self._flops(case.dtype)
         if case.dtype == "f32":
@@ -123,13 +125,17 @@ class Ceilings:
         a, out = self._matrices[dtype]
         return 2 * n**3 / seconds_of(lambda: torch.mm(a, a, out=out), self._device)
 
-    def _read(self) -> float:
+    def _memory_rates(self) -> Iterator[tuple[str, float]]:
         if self._memory is None:
             # Not zeros: pages that were never written are all one page.
-            self._memory = torch.ones(_READ_BYTES // 8, dtype=torch.int64, device=self._device)
+            self._memory = torch.ones(_READ_BYTES // 4, dtype=torch.int32, device=self._device)
             self._memory.sum()
         memory = self._memory
-        return _READ_BYTES / seconds_of(lambda: memory.sum(), self._device)
+        yield "read", _READ_BYTES / seconds_of(lambda: memory.sum(), self._device)
+        if self._device == "cuda":
+            half = memory.numel() // 2
+            copied = seconds_of(lambda: memory[:half].copy_(memory[half:]), self._device)
+            yield "copy", _READ_BYTES / copied
 
     def _keep(self, name: str, rate: float) -> float:
         self._seen.setdefault(name, []).append(rate)

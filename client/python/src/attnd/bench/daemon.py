@@ -35,7 +35,9 @@ def binary() -> Path:
         Path(named[0]) if named[0] else None,
         Path(named[1]) / "attnd" if named[1] else None,
         package / "_bin" / "attnd",
-        package.parents[3] / "build" / "release" / "bin" / "attnd" if len(package.parents) > 3 else None,
+        package.parents[3] / "build" / "release" / "bin" / "attnd"
+        if len(package.parents) > 3
+        else None,
         Path(found) if found else None,
     ]
     looked = [path for path in candidates if path is not None]

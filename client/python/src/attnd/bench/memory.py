@@ -10,8 +10,7 @@ prints a JSON object of bytes. What counts begins before q, k and v exist and en
     GPU   "device": the peak that PyTorch's allocator handed out, and what the daemon took of the
           device's free memory; "process" and "daemon" as above, of the host's memory.
 
-By the formulas of cases.py, standard attention takes q, k, v and the output and two matrices of
-scores, the scores and their softmax: tensors + 2 scores.
+cases.py has the formulas that go with it.
 """
 
 from __future__ import annotations
@@ -37,11 +36,6 @@ from attnd.bench.peers import DTYPES, sdpa_context, standard_attention
 METHODS = ("standard", "sdpa", "attnd")
 _WARM_TOKENS = 16
 _CHILD_S = 300
-
-
-def standard_formula_bytes(case: Case) -> int:
-    """Of standard attention: q, k, v, the output, the scores and their softmax."""
-    return case.tensor_bytes + 2 * case.scores_bytes
 
 
 def in_child(case: Case, method: str, device: str, daemon_flags: list[str]) -> dict[str, int]:

@@ -64,7 +64,7 @@ class Progress:
 
 
 def _rich_bar() -> Any:
-    """rich's bar; None where rich is not installed: a machine of benchmarks may have little."""
+    """The bar of rich; None where it is not installed: a machine of benchmarks may have little."""
     try:
         from rich import progress
         from rich.console import Console

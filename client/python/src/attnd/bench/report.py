@@ -148,7 +148,7 @@ def make_head(device: str, threads: int, daemon: str) -> dict[str, Any]:
         driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
         gpu = f"{torch.cuda.get_device_name()}, driver {driver.splitlines()[0] if driver else '?'}"
         hardware = f"{gpu}, {hardware}"
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return {
         "hardware": hardware,
         "command": " ".join(["python -m attnd.bench", *sys.argv[1:]]),

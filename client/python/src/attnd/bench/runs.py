@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 
@@ -18,68 +17,23 @@ from attnd.bench.ceilings import Ceilings
 from attnd.bench.daemon import Daemon
 from attnd.bench.measure import Samples, alternate
 from attnd.bench.peers import (
-    OURS_BOUND,
-    PEER_BOUND,
     STANDARD,
-    Error,
     Inputs,
-    checked_rows,
     decode_peers,
     prefill_peers,
     sdpa_context,
     sdpa_name,
     seconds_of,
-    truth,
 )
+from attnd.bench.plan import Plan
 from attnd.bench.progress import Progress
 from attnd.bench.report import GUIDE, Report
 from attnd.bench.served import PARTS, Decode, Prefill
+from attnd.bench.verify import verify
 
 # A ceiling takes about a fifth of a second to sample.
 _CEILING_EVERY_S = 0.7
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be measured.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        dtypes: of the speed-up tables.
-        tokens, decode_tokens, memory_tokens: lengths of each group; empty: not that group.
-        budget_s: for the rounds of a case; at least `least_rounds` are made.
-        daemon_flags: of the daemons that the benchmark starts.
-    """
-
-    device: str
-    dtypes: tuple[str, ...]
-    tokens: tuple[int, ...]
-    decode_tokens: tuple[int, ...]
-    memory_tokens: tuple[int, ...]
-    budget_s: float
-    least_rounds: int
-    daemon_flags: tuple[str, ...]
-
-    def prefills(self) -> list[Case]:
-        """Of the two speed-up tables."""
-        return [
-            Case.prefill(dtype, tokens, causal)
-            for dtype in self.dtypes
-            for causal in (False, True)
-            for tokens in self.tokens
-        ]
-
-    def decodes(self) -> list[Case]:
-        """Steps from the page cache, in bf16."""
-        return [Case.decode("bf16", tokens) for tokens in self.decode_tokens]
-
-    def memories(self) -> list[Case]:
-        """Of the memory table, in fp32."""
-        return [Case.prefill("f32", tokens, causal=False) for tokens in self.memory_tokens]
-
-
-class WrongOutput(RuntimeError):
-    """An output is further from fp64 than rounding explains; it is not timed."""
+_STATISTICS = (("", Samples.median), ("_p10", Samples.p10), ("_p90", Samples.p90))
 
 
 class Runner:
@@ -118,30 +72,28 @@ class Runner:
     def _prefill(self, case: Case) -> None:
         inputs = Inputs.fresh(case, self._plan.device)
         ours = Prefill(self._daemon.client, case, inputs)
-        peers = prefill_peers(case, inputs)
         names = {
             "standard": f"PyTorch {torch.__version__} {STANDARD}",
             "sdpa": sdpa_name(case.dtype, self._plan.device),
         }
-        self._verify(case, inputs, ours.output, peers, names)
+        offered = prefill_peers(case, inputs)
+        peers = verify(case, inputs, ours.output, offered, names, self._report)
         samples, ceiling = self._sample(case, ours.run, peers)
-        for peer, name in names.items():
-            self._times(case, samples, peer, name)
-            rate = case.flops / samples.median("ours.kernel") / 1e9
-            peer_rate = case.flops / samples.median(peer) / 1e9
-            ratio = samples.ratio(peer, "ours.kernel")
-            more = {"peer": peer_rate, "peer_name": name, "ratio": ratio}
+        for peer in peers:
+            self._times(case, samples, peer, names[peer])
             self._report.add(
-                case, "flop_rate", "GFLOP/s", rate, **more, ceiling=ceiling / 1e9
+                case,
+                "flop_rate",
+                "GFLOP/s",
+                case.flops / samples.median("ours.kernel") / 1e9,
+                peer=case.flops / samples.median(peer) / 1e9,
+                peer_name=names[peer],
+                ratio=samples.ratio(peer, "ours.kernel"),
+                ceiling=ceiling / 1e9,
             )
-        self._claims(case, samples)
-        self._parts(case, samples)
-        self._progress.note(
-            f"standard {samples.median('standard') * 1e3:.3f} ms, SDPA "
-            f"{samples.median('sdpa') * 1e3:.3f}, attnd's kernel "
-            f"{samples.median('ours.kernel') * 1e3:.3f}, whole call "
-            f"{samples.median('ours.call') * 1e3:.3f}; {samples.rounds} rounds"
-        )
+        if "standard" in peers:
+            self._claims(case, samples)
+        self._finish(case, samples, {peer: peer for peer in peers})
 
     def _claims(self, case: Case, samples: Samples) -> None:
         claim = GUIDE_SPEEDUPS[case.causal].get(case.tokens)
@@ -161,37 +113,31 @@ class Runner:
 
     def _decode(self, case: Case) -> None:
         inputs = Inputs.fresh(case, self._plan.device)
-        peers = decode_peers(case, inputs)
         name = sdpa_name(case.dtype, self._plan.device)
+        offered = decode_peers(case, inputs)
+        names = {peer: f"{name}, {peer}" for peer in offered}
         with Decode(self._daemon.client, case, inputs) as ours:
-            self._verify(case, inputs, ours.output, peers, dict.fromkeys(peers, name))
+            peers = verify(case, inputs, ours.output, offered, names, self._report)
             samples, ceiling = self._sample(case, ours.run, peers)
         best = min(peers, key=samples.median)
-        name += f", {best}"
-        self._times(case, samples, best, name)
-        rate = case.kv_bytes / samples.median("ours.kernel") / 1e9
+        self._times(case, samples, best, names[best])
         self._report.add(
             case,
             "kv_read_rate",
             "GB/s",
-            rate,
+            case.kv_bytes / samples.median("ours.kernel") / 1e9,
             peer=case.kv_bytes / samples.median(best) / 1e9,
-            peer_name=name,
+            peer_name=names[best],
             ratio=samples.ratio(best, "ours.kernel"),
             ceiling=ceiling / 1e9,
         )
-        self._parts(case, samples)
-        self._progress.note(
-            f"SDPA {samples.median(best) * 1e3:.3f} ms, attnd's kernel "
-            f"{samples.median('ours.kernel') * 1e3:.3f}, whole call "
-            f"{samples.median('ours.call') * 1e3:.3f}; {samples.rounds} rounds"
-        )
+        self._finish(case, samples, {"sdpa": best})
 
     # Memory.
 
     def _memory(self, case: Case) -> None:
         plan = self._plan
-        needed, free = memory.standard_formula_bytes(case), memory.available_bytes(plan.device)
+        needed, free = case.standard_bytes, memory.available_bytes(plan.device)
         if needed > 0.9 * free:
             raise MemoryError(
                 f"left out: standard attention needs {needed >> 20} MiB, {free >> 20} are available"
@@ -240,46 +186,6 @@ class Runner:
 
     # What all share.
 
-    def _verify(
-        self,
-        case: Case,
-        inputs: Inputs,
-        output: Callable[[], torch.Tensor],
-        peers: Mapping[str, Callable[[], torch.Tensor]],
-        names: Mapping[str, str],
-    ) -> None:
-        """Compares every output with fp64, ours with a peer's in full too; raises WrongOutput."""
-        rows = checked_rows(inputs.q.shape[1])
-        want = truth(case, inputs, rows)
-        out = output()
-        error = Error.of(out[:, rows], want)
-        for peer, run in peers.items():
-            theirs = run().transpose(1, 2)
-            of_peer = Error.of(theirs[:, rows.to(theirs.device)], want)
-            full = Error.of(out, theirs.double().to(out.device))
-            for metric, ours_is, peer_is in (
-                ("relative_l2_error", error.relative_l2, of_peer.relative_l2),
-                ("max_abs_error", error.max_abs, of_peer.max_abs),
-            ):
-                self._report.add(
-                    case,
-                    metric,
-                    "1",
-                    ours_is,
-                    peer=peer_is,
-                    peer_name=names[peer],
-                    ratio=peer_is / ours_is if ours_is else None,
-                )
-            if not of_peer.relative_l2 <= PEER_BOUND[case.dtype]:
-                raise WrongOutput(f"{names[peer]} is off by {of_peer.relative_l2:.2e}")
-            if not full.relative_l2 <= OURS_BOUND[case.dtype] + PEER_BOUND[case.dtype]:
-                raise WrongOutput(f"attnd and {names[peer]} differ by {full.relative_l2:.2e}")
-        if not error.relative_l2 <= OURS_BOUND[case.dtype]:
-            raise WrongOutput(
-                f"attnd is off by {error.relative_l2:.2e}, at most {OURS_BOUND[case.dtype]:.0e} "
-                "is right"
-            )
-
     def _sample(
         self,
         case: Case,
@@ -307,7 +213,7 @@ class Runner:
     def _times(self, case: Case, samples: Samples, peer: str, name: str) -> None:
         for part in ("kernel", "call"):
             ours = f"ours.{part}"
-            for suffix, of in (("", Samples.median), ("_p10", Samples.p10), ("_p90", Samples.p90)):
+            for suffix, of in _STATISTICS:
                 self._report.add(
                     case,
                     f"{part}_time{suffix}",
@@ -318,15 +224,18 @@ class Runner:
                     ratio=samples.ratio(peer, ours) if not suffix else None,
                 )
 
-    def _parts(self, case: Case, samples: Samples) -> None:
-        """Where the time of a call goes."""
+    def _finish(self, case: Case, samples: Samples, peers: Mapping[str, str]) -> None:
+        """Where the time of a call goes, as rows; and a line for whoever waits."""
         for part in PARTS:
             if part != "kernel":
                 value = samples.median(f"ours.{part}") * 1e3
                 self._report.add(case, f"{part}_time", "ms", value)
-        for suffix, of in (("", Samples.median), ("_p10", Samples.p10), ("_p90", Samples.p90)):
+        for suffix, of in _STATISTICS:
             value = of(samples, "ours.overhead") * 1e3
             self._report.add(case, f"daemon_overhead{suffix}", "ms", value)
+        shown = {**peers, "attnd's kernel": "ours.kernel", "whole call": "ours.call"}
+        medians = [f"{label} {samples.median(name) * 1e3:.3f}" for label, name in shown.items()]
+        self._progress.note(f"{', '.join(medians)} ms; {samples.rounds} rounds")
 
 
 def claimed_saving(case: Case) -> tuple[float | None, float | None]:

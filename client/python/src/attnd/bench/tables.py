@@ -164,7 +164,7 @@ def memory(results: Results, cases: list[Case]) -> str:
             [
                 case.tokens,
                 _number(case.scores_bytes / 2**20),
-                _number((case.tensor_bytes + 2 * case.scores_bytes) / 2**20),
+                _number(case.standard_bytes / 2**20),
                 _number(_value(results, case, "peak_memory", "peer", "matmul")),
                 _number(_value(results, case, "peak_memory", "peer", "scaled_dot")),
                 _number(_value(results, case, "peak_memory", "ours", "matmul")),
@@ -181,9 +181,7 @@ def memory(results: Results, cases: list[Case]) -> str:
     )
 
 
-def _value(
-    results: Results, case: Case, metric: str, field: str, peer: str = ""
-) -> float | None:
+def _value(results: Results, case: Case, metric: str, field: str, peer: str = "") -> float | None:
     row = results.find(case, metric, peer)
     value: float | None = row[field] if row else None
     return value
