@@ -3,10 +3,14 @@
 // The attnd program: options, the choice of a backend, and the life between the first log line and
 // the last.
 //
-// Exit codes: 0 after a signal and a drain (complete or not: the log says which), 1 where the
-// daemon could not start, 2 for bad options, 128 + n where a second signal n cut the drain short.
+// Exit codes: 0 after a signal (or the end of standard input) and a drain (complete or not: the log
+// says which), 1 where the daemon could not start, 2 for bad options, 128 + n where a second signal
+// n cut the drain short.
+#include <poll.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -40,8 +44,8 @@ void SetUpLogging(const std::string& level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
-// SIGTERM and SIGINT are taken by sigwait in Run: every thread that is started later inherits the
-// mask, so it is set before any.
+// SIGTERM and SIGINT are taken by WaitForEnd: every thread that is started later inherits the mask,
+// so it is set before any.
 sigset_t BlockSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -51,6 +55,32 @@ sigset_t BlockSignals() {
   // A client that hangs up is an error of its call.
   std::signal(SIGPIPE, SIG_IGN);
   return signals;
+}
+
+// Reads what there is and throws it away. False where there will be no more.
+bool StdinIsOpen() {
+  char buffer[4096];
+  const ssize_t count = read(STDIN_FILENO, buffer, sizeof(buffer));
+  return count > 0 || (count < 0 && (errno == EINTR || errno == EAGAIN));
+}
+
+// Until a signal or, where `with_stdin`, the end of standard input; says which.
+std::string WaitForEnd(const sigset_t& signals, bool with_stdin) {
+  const int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+  pollfd events[] = {{.fd = signal_fd, .events = POLLIN, .revents = 0},
+                     {.fd = with_stdin ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0}};
+  for (;;) {
+    if (poll(events, 2, -1) < 0) continue;  // EINTR
+    signalfd_siginfo signal{};
+    if (events[0].revents != 0 && read(signal_fd, &signal, sizeof(signal)) == sizeof(signal)) {
+      close(signal_fd);
+      return signal.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT";
+    }
+    if (events[1].revents != 0 && !StdinIsOpen()) {
+      close(signal_fd);
+      return "the end of standard input";
+    }
+  }
 }
 
 // From now on a signal ends the process at once, with the code that a shell shows for it.
@@ -119,10 +149,8 @@ int Run(int argc, const char* const* argv) {
     return kExitCannotStart;
   }
 
-  int signal = 0;
-  sigwait(&signals, &signal);
-  spdlog::info("{}: draining for at most {} s; a second signal exits at once",
-               signal == SIGTERM ? "SIGTERM" : "SIGINT",
+  const std::string why = WaitForEnd(signals, options.exit_with_stdin);
+  spdlog::info("{}: draining for at most {} s; a second signal exits at once", why,
                std::chrono::duration<double>(options.drain_timeout).count());
   LetSignalsEndTheProcess(signals);
   if (absl::Status status = (*server)->Drain(options.drain_timeout); status.ok()) {

@@ -99,6 +99,9 @@ void VisitOptions(SomeOptions& o, Visitor& v) {
            "The longest lease that is granted");
   v.Number("drain_timeout", o.drain_timeout, Range<Duration>{Duration::zero(), kYear},
            "How long SIGTERM waits for admitted work");
+  v.Flag("exit_with_stdin", o.exit_with_stdin,
+         "Take the end of standard input for a SIGTERM: whoever holds the other end of the pipe "
+         "takes the daemon along, however it dies");
   v.Number("integrity_check_interval", o.integrity_check_interval,
            Range<Duration>{Duration::zero(), kYear},
            "How often an idle cache is checked; 0: never");

@@ -48,6 +48,7 @@ struct Options {
   Duration default_lease = std::chrono::minutes(5);
   Duration max_lease = std::chrono::hours(24);
   Duration drain_timeout = std::chrono::seconds(30);
+  bool exit_with_stdin = false;  // the end of standard input is a SIGTERM
   Duration integrity_check_interval = std::chrono::minutes(1);  // when idle; 0: never
   bool reflection = true;
   std::string log_level = "info";  // trace, debug, info, warning, error

@@ -12,6 +12,8 @@
 #   racecheck=90      and its racecheck on $racecheck_tests
 #   bench=300         tests/bench/hip/gpu_bench.py beside PyTorch
 #   bench-quick=90    a part of it
+#   pybench=240       python -m attnd.bench: calls through the daemon beside PyTorch's, where Python
+#                     has torch, numpy, grpcio and protobuf (any from 4.25)
 # Into DIR (./results): results.json and results.md with every part's outcome, below hardware,
 # command, date and commit; the benchmarks' rows; a log a part.
 # Exit code 1: a part failed or ran out of time.
@@ -31,6 +33,7 @@ racecheck_tests="$(filter '*/ShapesTest.*' '*/InvarianceTest.DecodeAgrees*' \
 readonly memcheck_tests racecheck_tests
 declare -A limits=(
   [conformance]=240 [daemon]=120 [memcheck]=150 [racecheck]=90 [bench]=300 [bench-quick]=90
+  [pybench]=240
 )
 out=$PWD/results only='' work=''
 parts=()
@@ -52,7 +55,7 @@ while [[ $# -gt 0 ]]; do
   *)
     part=${1%%=*}
     [[ -n ${limits[$part]:-} ]] || {
-      sed -n 's/^# \{0,1\}//; 3,17p' "$0" >&2
+      sed -n 's/^# \{0,1\}//; 3,19p' "$0" >&2
       exit 2
     }
     parts+=("$part")
@@ -61,7 +64,7 @@ while [[ $# -gt 0 ]]; do
   esac
   shift
 done
-[[ ${#parts[@]} -gt 0 ]] || parts=(conformance daemon memcheck racecheck bench)
+[[ ${#parts[@]} -gt 0 ]] || parts=(conformance daemon memcheck racecheck bench pybench)
 mkdir -p "$out"
 jobs=$(($(nproc) > 16 ? 8 : ($(nproc) + 1) / 2))
 export ATTND_BIN_DIR=$bundle/bin
@@ -119,6 +122,12 @@ part_bench() {
 
 part_bench-quick() { part_bench --quick; }
 
+# Writes its rows after every case: one that fails, or the limit, loses no other.
+part_pybench() {
+  PYTHONUNBUFFERED=1 PYTHONPATH=$bundle/python ATTND_BINARY=$bundle/bin/attnd \
+    python3 -m attnd.bench --device cuda --budget_s 1 --json "$out/pybench.json"
+}
+
 if [[ -n $only ]]; then
   "part_$only"
   exit
@@ -159,7 +168,7 @@ for part in "${parts[@]}"; do
       sort -u | head -20
     tail -n 25 "$log"
   }
-  [[ $status -ne 0 || $part != bench* ]] || cat "$log"
+  [[ $status -ne 0 || $part != *bench* ]] || cat "$log"
   printf '=== %s: %s, %d s; %d tests passed, %d failed, %d skipped\n' "$part" "$result" \
     "$seconds" "$ok" "$bad" "$skip"
   numbers="$(printf '"seconds": %d, "limit": %d, "passed": %d, "failed": %d, "skipped": %d' \

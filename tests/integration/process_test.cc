@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The attnd program itself: its start, its signals, its exit codes, and what a restart means.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
@@ -38,6 +39,31 @@ TEST(ProcessTest, SigtermDrainsAndExitsWithZero) {
   EXPECT_THAT(daemon.log(), HasSubstr("drained"));
   EXPECT_FALSE(std::filesystem::exists(daemon.dir().path("ready.json")));
   EXPECT_FALSE(std::filesystem::exists(daemon.dir().path("s")));
+}
+
+TEST(ProcessTest, TheEndOfStandardInputDrainsWhereAskedFor) {
+  int pipe_fds[2];
+  ASSERT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0);
+  const int own_stdin = dup(STDIN_FILENO);
+  ASSERT_EQ(dup2(pipe_fds[0], STDIN_FILENO), STDIN_FILENO);
+  ChildDaemon daemon({"--exit_with_stdin"});
+  ChildDaemon deaf;
+  dup2(own_stdin, STDIN_FILENO);
+  close(own_stdin);
+  close(pipe_fds[0]);
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  ASSERT_EQ(write(pipe_fds[1], "ignored", 7), 7);
+  TestClient client(daemon.address());
+  EXPECT_FALSE(client.Stats().draining());
+  close(pipe_fds[1]);
+  EXPECT_EQ(daemon.Wait(), 0) << daemon.log();
+  EXPECT_THAT(daemon.log(), HasSubstr("the end of standard input: draining"));
+  EXPECT_THAT(daemon.log(), HasSubstr("drained"));
+  // The same end of input means nothing to a daemon that was not told to heed it.
+  EXPECT_FALSE(TestClient(deaf.address()).Stats().draining());
+  deaf.Signal(SIGINT);
+  EXPECT_EQ(deaf.Wait(), 0) << deaf.log();
+  EXPECT_THAT(deaf.log(), HasSubstr("SIGINT: draining"));
 }
 
 TEST(ProcessTest, SaysWhyItChoseItsBackend) {

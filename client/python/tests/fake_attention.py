@@ -86,6 +86,7 @@ class FakeAttention(FakeState):
                 sequence.keys[layer] = np.concatenate([sequence.keys[layer][kept], new_k])
                 sequence.values[layer] = np.concatenate([sequence.values[layer][kept], new_v])
                 sequence.steps[layer] = item.step
+                sequence.keep_pages(start // shape.page_size_tokens)
                 self.stats.tokens_written_total += rows
         else:
             end = item.kv_length if item.HasField("kv_length") else end

@@ -107,6 +107,8 @@ _SERVICES = {
             "DescribeSequence",
             "ListSequences",
             "SetClientState",
+            "PublishPrefix",
+            "MatchPrefix",
         ],
     ),
     "AttentionService": (attention_pb2, ["GetCapabilities", "Attend", "FlashAttention"]),

@@ -29,11 +29,21 @@ def stale(what: str) -> Refused:
     return Refused(Code.NOT_FOUND, f"unknown or stale {what}", reason=Reason.STALE_ID)
 
 
+@dataclass(eq=False)
+class FakePage:
+    """A published page: what each layer held in it."""
+
+    key: bytes
+    keys: list[np.ndarray]  # a layer: [page_size_tokens, num_kv_heads, head_dim_k]
+    values: list[np.ndarray]
+
+
 @dataclass
 class FakeCache:
     id: int
     name: str
     geometry: types_pb2.CacheGeometry
+    published: dict[tuple[str, bytes], FakePage] = field(default_factory=dict)  # (tenant, key)
 
 
 @dataclass
@@ -45,6 +55,11 @@ class FakeSequence:
     steps: list[int]
     state: bytes = b""
     state_version: int = 0
+    pages: dict[int, FakePage] = field(default_factory=dict)  # those that are published
+
+    def keep_pages(self, count: int) -> None:
+        """Those behind are gone, or were written to and are not what was published."""
+        self.pages = {index: page for index, page in self.pages.items() if index < count}
 
 
 @dataclass
@@ -55,6 +70,7 @@ class FakeSession:
     lease_ms: int
     label: str = ""
     expires_s: float = 0.0
+    tenant: str = ""
     sequences: dict[int, FakeSequence] = field(default_factory=dict)
 
 
@@ -122,8 +138,13 @@ class FakeState:
         )
 
     def info(self, cache: FakeCache):
+        sequences = [s for session in self.sessions.values() for s in session.sequences.values()]
+        held = {page for s in sequences if s.cache is cache for page in s.pages.values()}
         return cache_pb2.CacheInfo(
-            cache=self.id(cache.id), name=cache.name, geometry=cache.geometry
+            cache=self.id(cache.id),
+            name=cache.name,
+            geometry=cache.geometry,
+            pages_cached=len(set(cache.published.values()) - held),
         )
 
     def close_cache(self, request):
@@ -140,10 +161,13 @@ class FakeState:
     # SessionService.
 
     def open_session(self, request):
+        if len(request.tenant.encode()) > 128:
+            raise Refused(Code.INVALID_ARGUMENT, "tenant: above 128 bytes")
         token = secrets.token_bytes(16)
         session = FakeSession(
             next(self.handles), _hash(token), 1, request.lease_ms or 60_000, request.label
         )
+        session.tenant = request.tenant
         session.expires_s = time.monotonic() + session.lease_ms / 1e3
         self.sessions[session.id] = session
         return session_pb2.OpenSessionResponse(
@@ -195,17 +219,80 @@ class FakeState:
         cache = self.find(self.caches, request.cache, "cache")
         shape = cache.geometry
         layers = range(shape.num_layers)
+        run, matched = [], 0
+        if request.HasField("prefix"):
+            keys, num_tokens = request.prefix.keys, request.prefix.num_tokens
+            run, matched = self.match(session, cache, keys, num_tokens)
+            self.stats.prefix_tokens_queried_total += num_tokens
+            self.stats.prefix_tokens_matched_total += matched
+        no_keys = np.zeros((0, shape.num_kv_heads, shape.head_dim_k), np.float32)
+        no_values = np.zeros((0, shape.num_kv_heads, shape.head_dim_v), np.float32)
         sequence = FakeSequence(
             next(self.handles),
             cache,
-            [np.zeros((0, shape.num_kv_heads, shape.head_dim_k), np.float32) for _ in layers],
-            [np.zeros((0, shape.num_kv_heads, shape.head_dim_v), np.float32) for _ in layers],
+            [np.concatenate([no_keys, *(p.keys[i] for p in run)])[:matched] for i in layers],
+            [np.concatenate([no_values, *(p.values[i] for p in run)])[:matched] for i in layers],
             [0 for _ in layers],
             request.client_state,
             1 if request.client_state else 0,
+            dict(enumerate(run)),
         )
         session.sequences[sequence.id] = sequence
-        return sequence_pb2.CreateSequenceResponse(sequence=self.id(sequence.id))
+        return sequence_pb2.CreateSequenceResponse(
+            sequence=self.id(sequence.id), matched_tokens=matched
+        )
+
+    def match(self, session: FakeSession, cache: FakeCache, keys, num_tokens: int):
+        """The published pages that hold the prompt's longest known prefix, and its length."""
+        page_size = cache.geometry.page_size_tokens
+        check_keys(keys)
+        if num_tokens < 1 or len(keys) > num_tokens // page_size:
+            raise Refused(Code.INVALID_ARGUMENT, f"num_tokens: {num_tokens} for {len(keys)} keys")
+        run = []
+        for key in keys:
+            page = cache.published.get((session.tenant, key))
+            if page is None:
+                break
+            run.append(page)
+        matched = min(len(run) * page_size, num_tokens - 1)
+        return run[: -(-matched // page_size)], matched
+
+    def match_prefix(self, request):
+        session = self.session(request)
+        cache = self.find(self.caches, request.cache, "cache")
+        _, matched = self.match(session, cache, request.keys, request.num_tokens)
+        return sequence_pb2.MatchPrefixResponse(matched_tokens=matched)
+
+    def publish_prefix(self, request):
+        session, sequence = self.session(request), self.sequence(request)
+        check_keys(request.keys)
+        if request.first_page < 0:
+            raise Refused(Code.INVALID_ARGUMENT, f"first_page: {request.first_page} is negative")
+        published, page_size = sequence.cache.published, sequence.cache.geometry.page_size_tokens
+        end = (request.first_page + len(request.keys)) * page_size
+        for layer, keys in enumerate(sequence.keys):
+            if request.keys and len(keys) < end:
+                raise Refused(
+                    Code.FAILED_PRECONDITION,
+                    f"layer {layer} holds {len(keys)} tokens, the pages end at {end}",
+                )
+        pages = dict(enumerate(request.keys, request.first_page))
+        for index, key in pages.items():
+            if index in sequence.pages and sequence.pages[index].key != key:
+                raise Refused(
+                    Code.FAILED_PRECONDITION, f"page {index} is published under another key"
+                )
+        new_pages = 0
+        for index, key in pages.items():
+            if (session.tenant, key) in published:
+                continue
+            part = slice(index * page_size, (index + 1) * page_size)
+            page = FakePage(
+                key, [keys[part] for keys in sequence.keys], [v[part] for v in sequence.values]
+            )
+            published[session.tenant, key] = sequence.pages[index] = page
+            new_pages += 1
+        return sequence_pb2.PublishPrefixResponse(pages=len(pages), new_pages=new_pages)
 
     def fork_sequence(self, request):
         session, parent = self.session(request), self.sequence(request)
@@ -221,7 +308,9 @@ class FakeState:
             [0] * len(parent.steps),
             parent.state,
             parent.state_version,
+            dict(parent.pages),
         )
+        child.keep_pages(-(-length // parent.cache.geometry.page_size_tokens))
         session.sequences[child.id] = child
         return sequence_pb2.ForkSequenceResponse(sequence=self.id(child.id))
 
@@ -231,6 +320,7 @@ class FakeState:
             raise Refused(Code.INVALID_ARGUMENT, f"length: {request.length} is negative")
         sequence.keys = [keys[: request.length] for keys in sequence.keys]
         sequence.values = [values[: request.length] for values in sequence.values]
+        sequence.keep_pages(-(-request.length // sequence.cache.geometry.page_size_tokens))
         return sequence_pb2.TruncateSequenceResponse()
 
     def free_sequence(self, request):
@@ -261,6 +351,12 @@ class FakeState:
             )
         sequence.state, sequence.state_version = request.client_state, sequence.state_version + 1
         return sequence_pb2.SetClientStateResponse(version=sequence.state_version)
+
+
+def check_keys(keys) -> None:
+    for index, key in enumerate(keys):
+        if not 16 <= len(key) <= 64:
+            raise Refused(Code.INVALID_ARGUMENT, f"keys[{index}]: {len(key)} bytes")
 
 
 def _hash(token: bytes) -> bytes:

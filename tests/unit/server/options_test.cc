@@ -53,7 +53,7 @@ TEST(OptionsTest, FlagsFillTheStruct) {
   const ParsedOptions parsed =
       Parse({"--listen", "unix:/tmp/a", "--listen=[::1]:0", "--pool_bytes=3MiB", "--num_threads",
              "2", "--max_linger=50us", "--no_reflection", "--metrics_listen=", "--backend=hip",
-             "--hip_plugin=/opt/p.so", "--gpu_memory_fraction=0.5"});
+             "--hip_plugin=/opt/p.so", "--gpu_memory_fraction=0.5", "--exit_with_stdin"});
   ASSERT_EQ(parsed.exit_code, -1) << parsed.message;
   EXPECT_THAT(parsed.options.listen, ElementsAre("unix:/tmp/a", "[::1]:0"));
   EXPECT_EQ(parsed.options.pool_bytes, Bytes(3u << 20));
@@ -64,6 +64,7 @@ TEST(OptionsTest, FlagsFillTheStruct) {
   EXPECT_EQ(parsed.options.backend, "hip");
   EXPECT_EQ(parsed.options.hip_plugin, "/opt/p.so");
   EXPECT_EQ(parsed.options.gpu_memory_fraction, 0.5);
+  EXPECT_TRUE(parsed.options.exit_with_stdin);
 }
 
 TEST(OptionsTest, TheLastOfARepeatedFlagWins) {

@@ -2,14 +2,15 @@
 """attnd: the client of the attention backend daemon.
 
 The daemon keeps the keys and values of language models in a paged cache of its own and computes
-attention over them; a model server sends what is new and gets the attention output back. `Client`
-is where to start; `attnd.transformers` serves Hugging Face models with it; `python -m attnd.demo`
-shows both.
+attention over them; a model server sends what is new and gets the attention output back.
+`connect()` is where to start, `Client` what it returns; `attnd.transformers` serves Hugging Face
+models with it; `python -m attnd.demo` shows both.
 """
 
 from attnd.attention import AttendResult, FlashResult, Item, ItemResult, Timing
 from attnd.channel import RetryPolicy
 from attnd.client import Client, KvCache
+from attnd.embedded import DaemonNotStarted, EmbeddedDaemon
 from attnd.errors import (
     Aborted,
     AttndError,
@@ -32,6 +33,7 @@ from attnd.errors import (
 from attnd.options import Dropout, Options
 from attnd.sequence import Sequence
 from attnd.session import Session
+from attnd.shared import connect, disconnect
 
 __version__ = "0.1.0"
 
@@ -41,10 +43,12 @@ __all__ = [
     "AttndError",
     "Cancelled",
     "Client",
+    "DaemonNotStarted",
     "DataLoss",
     "DeadlineExceeded",
     "Draining",
     "Dropout",
+    "EmbeddedDaemon",
     "FailedPrecondition",
     "FlashResult",
     "Internal",
@@ -65,4 +69,6 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "connect",
+    "disconnect",
 ]

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -12,7 +14,13 @@ from typing import Any
 
 import grpc
 
-from attnd.errors import AttndError, DeadlineExceeded, InvalidArgument, from_rpc_error
+from attnd.errors import (
+    AttndError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    from_rpc_error,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +56,44 @@ _OPTIONS = [
 ]
 
 
+class _Connection:
+    """What was dialled, and by which process."""
+
+    def __init__(self, address: str, options: Seq[tuple[str, Any]]) -> None:
+        self.address = address
+        self.pid = os.getpid()
+        self.channel = grpc.insecure_channel(address, [*_OPTIONS, *options])
+        self.methods: dict[str, Callable[..., bytes]] = {}
+
+    def stub(self, service: str, method: str) -> Callable[..., bytes]:
+        path = f"/attnd.v1.{service}/{method}"
+        stub = self.methods.get(path)
+        if stub is None:
+            # Bytes in, bytes out: wire.py keeps protobuf's copies away from the tensors.
+            stub = self.methods[path] = self.channel.unary_unary(path)
+        return stub
+
+
+# Connections of the process that this one was forked from. To end one here would be gRPC's business
+# with threads that this process does not have.
+_inherited: list[_Connection] = []
+_dial_lock = threading.Lock()
+
+
+def _renew_lock_in_forked_child() -> None:
+    global _dial_lock
+    _dial_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock_in_forked_child)
+
+
 class Channel:
     """Calls methods of a daemon. Thread-safe.
 
-    `address` is "unix:/path/to/socket" or "host:port".
+    `address` is "unix:/path/to/socket" or "host:port". `endpoint`, where given, is asked before
+    each attempt: it sees to it that a daemon serves and returns its address, which may have
+    changed. Only with it a channel is used in a forked child, where it connects anew.
     """
 
     def __init__(
@@ -61,16 +103,22 @@ class Channel:
         timeout_s: float,
         retry: RetryPolicy,
         options: Seq[tuple[str, Any]] = (),
+        endpoint: Callable[[], str] | None = None,
     ) -> None:
         if not isinstance(address, str) or not address:
             raise InvalidArgument(
                 f'address: got {address!r}, expected "unix:/path/to/socket" or "host:port"'
             )
-        self.address = address
         self._timeout_s = timeout_s
         self._retry = retry
-        self._channel = grpc.insecure_channel(address, [*_OPTIONS, *options])
-        self._methods: dict[str, Callable[..., bytes]] = {}
+        self._options = options
+        self._endpoint = endpoint
+        self._connection = _Connection(address, options)
+
+    @property
+    def address(self) -> str:
+        """Of the daemon that the last call went to."""
+        return self._connection.address
 
     def call(
         self,
@@ -89,14 +137,15 @@ class Channel:
 
         Raises:
             AttndError: as the error table says. `from_channel` where the connection failed.
+            FailedPrecondition: the channel was made before this process was forked off.
         """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         if not limit_s > 0:
             raise InvalidArgument(f"timeout_s: got {limit_s}, expected more than 0")
-        stub = self._stub(service, method)
         deadline = time.monotonic() + limit_s
         attempt = 1
         while True:
+            stub = self._current().stub(service, method)
             try:
                 return stub(request, timeout=max(deadline - time.monotonic(), 1e-3))
             except grpc.RpcError as rpc_error:
@@ -118,16 +167,31 @@ class Channel:
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
-        self._channel.close()
+        if self._connection.pid == os.getpid():
+            self._connection.channel.close()
 
     @staticmethod
     def _too_late(deadline: float, delay_s: float) -> bool:
         return time.monotonic() + delay_s >= deadline
 
-    def _stub(self, service: str, method: str) -> Callable[..., bytes]:
-        path = f"/attnd.v1.{service}/{method}"
-        stub = self._methods.get(path)
-        if stub is None:
-            # Bytes in, bytes out: wire.py keeps protobuf's copies away from the tensors.
-            stub = self._methods[path] = self._channel.unary_unary(path)
-        return stub
+    def _current(self) -> _Connection:
+        connection = self._connection
+        pid = os.getpid()
+        if self._endpoint is None:
+            if connection.pid != pid:
+                raise FailedPrecondition(
+                    f"client: made by process {connection.pid} and used in process {pid}, forked "
+                    "from it, expected a client of the process's own: connections do not survive a "
+                    "fork"
+                )
+            return connection
+        address = self._endpoint()
+        if connection.pid == pid and connection.address == address:
+            return connection
+        with _dial_lock:
+            connection = self._connection
+            if connection.pid != pid or connection.address != address:
+                if connection.pid != pid:
+                    _inherited.append(connection)
+                self._connection = connection = _Connection(address, self._options)
+            return connection

@@ -14,6 +14,7 @@ All classes are thread-safe, except that one sequence belongs to one thread at a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,6 +31,7 @@ from attnd.session import Session
 _Message = TypeVar("_Message")
 _DEFAULT_OPTIONS = Options()
 _SMALL_MESSAGE_BYTES = 1 << 20
+_MAX_TENANT_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,12 @@ class Client:
         timeout_s: of every call that is given none, all its retries included.
         retry: see `RetryPolicy`.
         channel_options: more gRPC channel arguments.
+        endpoint: asked before each attempt for the address; it starts the daemon where it must.
+            `attnd.connect` uses it.
 
     The connection is made by the first call. Any call raises `Unavailable` where no daemon answers,
-    and `DeadlineExceeded` after its timeout.
+    and `DeadlineExceeded` after its timeout. In a forked child a client of the parent raises
+    `FailedPrecondition`: gRPC connections do not survive a fork.
     """
 
     def __init__(
@@ -67,15 +72,20 @@ class Client:
         timeout_s: float = 60.0,
         retry: RetryPolicy | None = None,
         channel_options: Seq[tuple[str, Any]] = (),
+        endpoint: Callable[[], str] | None = None,
     ) -> None:
         self._channel = Channel(
-            address, timeout_s=timeout_s, retry=retry or RetryPolicy(), options=channel_options
+            address,
+            timeout_s=timeout_s,
+            retry=retry or RetryPolicy(),
+            options=channel_options,
+            endpoint=endpoint,
         )
         self._capabilities: attention_pb2.GetCapabilitiesResponse | None = None
 
     @property
     def address(self) -> str:
-        """As it was given."""
+        """As it was given; of an embedded daemon, where it serves now."""
         return self._channel.address
 
     def capabilities(self) -> attention_pb2.GetCapabilitiesResponse:
@@ -184,18 +194,28 @@ class Client:
         )
         return [KvCache(info.cache, info.name, info.geometry) for info in response.caches]
 
-    def open_session(self, *, lease_s: float | None = None, label: str = "") -> Session:
+    def open_session(
+        self, *, lease_s: float | None = None, label: str = "", tenant: str = ""
+    ) -> Session:
         """A new session; a thread of the client renews its lease until it is closed or released.
 
         Args:
             lease_s: how long the daemon keeps the sequences of a client that died; None: the
                 daemon's default; capped by its maximum.
             label: shown to operators; at most 128 bytes.
+            tenant: whose published prefixes the session shares; at most 128 bytes. The daemon
+                believes the name until it authenticates its callers.
+
+        Raises:
+            InvalidArgument: the label or the tenant is too long.
         """
+        size = len(tenant.encode())
+        if size > _MAX_TENANT_BYTES:
+            raise InvalidArgument(f"tenant: got {size} bytes, expected at most {_MAX_TENANT_BYTES}")
         response = self.call(
             "SessionService",
             "OpenSession",
-            session_pb2.OpenSessionRequest(lease_ms=_lease_ms(lease_s), label=label),
+            session_pb2.OpenSessionRequest(lease_ms=_lease_ms(lease_s), label=label, tenant=tenant),
             session_pb2.OpenSessionResponse,
             idempotent=False,
         )

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
 from attnd._proto import sequence_pb2, types_pb2
 from attnd.errors import Aborted, AttndError, InvalidArgument, NotFound
 from attnd.options import integer
+from attnd.prefix import check_keys
 
 if TYPE_CHECKING:
     from attnd.client import KvCache
@@ -27,6 +29,7 @@ class Sequence:
         info: what the daemon said last (`describe`), None before: layer_lengths and layer_steps,
             pages, client_state and its version.
         state_version: of the client_state this handle knows; 0: none was set.
+        matched_tokens: that the sequence was created with, in every layer; 0 without a prefix.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Sequence:
         self.id = id_
         self.info: sequence_pb2.SequenceInfo | None = None
         self.state_version = state_version
+        self.matched_tokens = 0
         self._steps = [0] * cache.geometry.num_layers
 
     @classmethod
@@ -96,6 +100,36 @@ class Sequence:
         return Sequence(
             self.session, self.cache, response.sequence, state_version=self.state_version
         )
+
+    def publish(self, keys: Seq[bytes], first_page: int = 0) -> int:
+        """Publishes full pages under content keys, for later sequences that begin the same.
+
+        A published page never changes: a later write into it goes to a copy. A key that is
+        published already keeps its page. Harmless twice.
+
+        Args:
+            keys: of pages first_page, first_page + 1, ..., each 16 to 64 bytes, at most 65,536
+                (`attnd.prefix.page_keys(...)[first_page:]`).
+            first_page: index of the page that keys[0] names.
+
+        Returns:
+            How many pages are published under these keys now, by whomever: len(keys).
+
+        Raises:
+            FailedPrecondition: a page is not complete in every layer, or has another key.
+            InvalidArgument: a key has another size, or there are too many.
+            NotFound: this sequence is stale. DataLoss: its device failed.
+        """
+        response = self.session.call(
+            "PublishPrefix",
+            sequence_pb2.PublishPrefixRequest(
+                sequence=self.id,
+                first_page=integer("first_page", first_page),
+                keys=check_keys("keys", keys),
+            ),
+            sequence_pb2.PublishPrefixResponse,
+        )
+        return response.pages  # type: ignore[no-any-return]
 
     def truncate(self, length: int) -> None:
         """Shortens every layer to at most `length` tokens. Raises NotFound where stale."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from attnd._proto import sequence_pb2, session_pb2, types_pb2
 from attnd.attention import AttendResult, Item, pack_attend, unpack_attend
 from attnd.errors import Aborted, AttndError, InvalidArgument, NotFound, SessionLost
+from attnd.options import integer
+from attnd.prefix import check_keys
 from attnd.sequence import MAX_CLIENT_STATE_BYTES, Sequence
 
 if TYPE_CHECKING:
@@ -53,25 +55,65 @@ class Session:
         if self.lease_s > 0:
             _LeaseKeeper(self).start()
 
-    def create_sequence(self, cache: KvCache, *, client_state: bytes = b"") -> Sequence:
-        """A new, empty sequence in `cache`, with at most 1 MiB of opaque state.
+    def create_sequence(
+        self,
+        cache: KvCache,
+        *,
+        client_state: bytes = b"",
+        prefix_keys: Seq[bytes] | None = None,
+        num_tokens: int | None = None,
+    ) -> Sequence:
+        """A new sequence in `cache`: empty, or with the published pages that a prompt begins with.
+
+        With `prefix_keys` the daemon shares the longest run of pages published under these keys, in
+        the order given, and `matched_tokens` of the handle says how many tokens need not be
+        computed again; at least one always has to be.
+
+        Args:
+            client_state: at most 1 MiB of opaque state.
+            prefix_keys: content keys of the prompt's full pages (`attnd.prefix.page_keys`), each 16
+                to 64 bytes, at most num_tokens // page_size_tokens of them.
+            num_tokens: of the prompt, at least 1; goes with prefix_keys.
 
         Raises:
             NotFound: the cache is unknown, or from before a restart of the daemon.
-            InvalidArgument: client_state is above 1 MiB.
+            InvalidArgument: client_state is above 1 MiB, a key has another size, or there are more
+                keys than the prompt has full pages.
         """
         if len(client_state) > MAX_CLIENT_STATE_BYTES:
             raise InvalidArgument(
                 f"client_state: got {len(client_state)} bytes, "
                 f"expected at most {MAX_CLIENT_STATE_BYTES}"
             )
+        request = sequence_pb2.CreateSequenceRequest(cache=cache.id, client_state=client_state)
+        if prefix_keys is not None:
+            keys, tokens = _prefix(cache, "prefix_keys", prefix_keys, num_tokens)
+            request.prefix.keys.extend(keys)
+            request.prefix.num_tokens = tokens
+        elif num_tokens is not None:
+            raise InvalidArgument(
+                f"num_tokens: got {num_tokens} without prefix_keys, expected None"
+            )
         response = self.call(
-            "CreateSequence",
-            sequence_pb2.CreateSequenceRequest(cache=cache.id, client_state=client_state),
-            sequence_pb2.CreateSequenceResponse,
-            idempotent=False,
+            "CreateSequence", request, sequence_pb2.CreateSequenceResponse, idempotent=False
         )
-        return Sequence(self, cache, response.sequence, state_version=1 if client_state else 0)
+        sequence = Sequence(self, cache, response.sequence, state_version=1 if client_state else 0)
+        sequence.matched_tokens = response.matched_tokens
+        return sequence
+
+    def match_prefix(self, cache: KvCache, keys: Seq[bytes], num_tokens: int) -> int:
+        """How many tokens `create_sequence` would match now. Changes and promises nothing.
+
+        Raises:
+            NotFound, InvalidArgument: as `create_sequence`.
+        """
+        keys, tokens = _prefix(cache, "keys", keys, num_tokens)
+        response = self.call(
+            "MatchPrefix",
+            sequence_pb2.MatchPrefixRequest(cache=cache.id, keys=keys, num_tokens=tokens),
+            sequence_pb2.MatchPrefixResponse,
+        )
+        return response.matched_tokens  # type: ignore[no-any-return]
 
     def attend(
         self, items: Seq[Item], *, timeout_s: float | None = None, check: bool = True
@@ -198,6 +240,23 @@ class Session:
     def _handles(self, infos: Any) -> list[Sequence]:
         caches = {_key(cache.id): cache for cache in self.client.list_caches()}
         return [Sequence.from_info(self, caches[_key(info.cache)], info) for info in infos]
+
+
+def _prefix(
+    cache: KvCache, name: str, keys: Seq[bytes], num_tokens: int | None
+) -> tuple[list[bytes], int]:
+    """Checks what names a prompt, before it is sent."""
+    if num_tokens is None:
+        raise InvalidArgument(f"num_tokens: got None, expected the prompt's length with {name}")
+    tokens = integer("num_tokens", num_tokens, least=1)
+    keys = check_keys(name, keys)
+    page = cache.geometry.page_size_tokens
+    if len(keys) > tokens // page:
+        raise InvalidArgument(
+            f"{name}: got {len(keys)} keys of pages of {page} tokens for a prompt of {tokens}, "
+            f"expected at most {tokens // page}"
+        )
+    return keys, tokens
 
 
 def _key(id_: types_pb2.Id) -> tuple[int, int]:
