@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention function of transformers models: through the cache's sequences, or stateless.
+
+With an AttndCache the keys and values are the daemon's, and a layer is one Attend. Without one (an
+encoder, training, a cache of transformers' own) the layer is one stateless call over the tokens
+without their padding, and gradients flow through it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attnd.client import Client
+from attnd.errors import InvalidArgument
+from attnd.options import Dropout, Options
+from attnd.transformers.masks import MaskKind, tied_kind
+
+if TYPE_CHECKING:
+    from attnd.transformers.cache import AttndCache
+
+HANDOVER = "_attnd_handover"
+
+# Which daemon a module's stateless calls go to; others go to the process's own connection.
+clients: weakref.WeakKeyDictionary[torch.nn.Module, Client] = weakref.WeakKeyDictionary()
+
+# Arguments of some models' attention that change the scores in ways the daemon does not know.
+_UNKNOWN = ("position_bias", "head_mask", "attention_bias", "block_sequence_ids")
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention function that `register` registers.
+
+    Args:
+        query: [B, Hq, n, Dk]. key: [B, Hkv, N, Dk] and value: [B, Hkv, N, Dv]; with an AttndCache
+            the n new ones only.
+        attention_mask: bool [B, columns], as `masks.attention_mask_for` gave it.
+        scaling: of the scores; None: 1 / sqrt(Dk).
+        dropout: of the probabilities, [0, 1); without an AttndCache only.
+        softcap: see `Options`. Source: Gemma Team, "Gemma 2", 2024.
+        sliding_window: keys seen, the query's own one included, where the mask does not say.
+        s_aux: [Hq] logits that join the denominator. Source: OpenAI, "gpt-oss model card", 2025.
+        is_causal: where the mask does not say; None: as the module says.
+
+    Returns:
+        [B, n, Hq, Dv], zeros in rows of padding; and None for the weights, which nobody has.
+
+    Raises:
+        InvalidArgument: padding behind tokens with an AttndCache, a mask of another rank, ...
+        NotImplementedError: an argument that changes the scores and is not served.
+        AttndError: whatever the daemon said.
+    """
+    for name in _UNKNOWN:
+        if others.get(name) is not None:
+            raise NotImplementedError(f"{name}: attnd does not serve attention with it")
+    kind = tied_kind(attention_mask)
+    if kind is None:
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        kind = MaskKind(bool(causal), sliding_window)
+    sinks = None if s_aux is None else tuple(s_aux.detach().float().flatten().tolist())
+    handover = getattr(key, HANDOVER, None)
+    if handover is not None:
+        cache: AttndCache
+        cache, layer = handover
+        if dropout:
+            raise NotImplementedError(f"dropout={dropout}: not served with an AttndCache")
+        if not kind.causal or kind.packed is not None:
+            raise NotImplementedError(
+                f"attention mask: got {kind}, expected a causal one with an AttndCache"
+            )
+        options = _options(scaling, softcap or 0.0, True, kind.window, sinks)
+        return cache.attend(layer, query, key, value, attention_mask, options), None
+    if s_aux is not None and s_aux.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError("s_aux: requires a gradient, which attention sinks do not get")
+    options = _options(scaling, softcap or 0.0, kind.causal, kind.window, sinks)
+    if dropout:
+        seed = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64))
+        options = _with_dropout(options, dropout, seed)
+    rows = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return _stateless(*rows, attention_mask, kind, options, clients.get(module)), None
+
+
+def _stateless(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    kind: MaskKind,
+    options: Options,
+    client: Client | None,
+) -> torch.Tensor:
+    """[B, n, Hq, Dk], [B, N, Hkv, Dk] and [B, N, Hkv, Dv] become [B, n, Hq, Dv]."""
+    from flash_attention_amd.autograd import attention
+
+    batch, n, columns = q.shape[0], q.shape[1], k.shape[1]
+    if mask is not None and tuple(mask.shape) != (batch, columns):
+        raise InvalidArgument(
+            f"attention_mask: got shape {list(mask.shape)}, expected {[batch, columns]}, True for "
+            "tokens; a mask of scores is not served"
+        )
+    if kind.packed is None and (mask is None or bool(mask.all())):
+        out, _ = attention(q, k, v, options=options, client=client)
+        return out
+    if kind.packed is not None:
+        if n != columns:
+            raise NotImplementedError(f"packed sequences: got {n} queries and {columns} keys")
+        keys = queries = torch.ones((batch, n), dtype=torch.bool, device=q.device)
+        counts = _lengths_of_packed(kind.packed.expand(batch, n))
+        query_counts, key_counts = counts, counts
+    else:
+        assert mask is not None
+        if kind.window is not None and _has_holes(mask):
+            raise NotImplementedError(
+                "attention_mask: got padding between tokens with a sliding window, expected it on "
+                "one side: the distance of two tokens is counted in columns there"
+            )
+        keys = mask
+        # Self-attention: the queries are the last columns. Cross-attention: they are others.
+        same = kind.causal or n == columns
+        queries = mask[:, columns - n :] if same else torch.ones_like(mask[:, :1]).expand(batch, n)
+        query_counts, key_counts = queries.sum(dim=1).tolist(), keys.sum(dim=1).tolist()
+    if not sum(query_counts) or not sum(key_counts):
+        return q.new_zeros((batch, n, q.shape[2], v.shape[3]))
+    ragged, _ = attention(
+        q[queries],
+        k[keys],
+        v[keys],
+        options=options,
+        cu_seqlens_q=_cumulated(query_counts),
+        cu_seqlens_k=_cumulated(key_counts),
+        client=client,
+    )
+    out = ragged.new_zeros((batch, n, *ragged.shape[1:]))
+    return out.index_put((queries,), ragged)
+
+
+def _lengths_of_packed(packed: torch.Tensor) -> list[int]:
+    """How many tokens each text has, row after row; [B, S] integers that change where one ends."""
+    starts = torch.ones_like(packed, dtype=torch.bool)
+    starts[:, 1:] = packed[:, 1:] != packed[:, :-1]
+    begin = starts.flatten().nonzero().flatten().tolist()
+    return [end - at for at, end in zip(begin, [*begin[1:], packed.numel()], strict=True)]
+
+
+def _has_holes(mask: torch.Tensor) -> bool:
+    """Whether a row's tokens are not in one piece."""
+    edges = (mask[:, 1:] != mask[:, :-1]).sum(dim=1) + mask[:, 0] + mask[:, -1]
+    return bool((edges > 2).any())
+
+
+def _cumulated(counts: list[int]) -> list[int]:
+    total = [0]
+    for count in counts:
+        total.append(total[-1] + count)
+    return total
+
+
+@lru_cache(maxsize=256)
+def _options(
+    scaling: float | None,
+    softcap: float,
+    causal: bool,
+    window: int | None,
+    sinks: tuple[float, ...] | None,
+) -> Options:
+    left = right = None
+    if window is not None:
+        # Causal: j > p - window. Otherwise |p - j| <= window, on both sides.
+        left, right = (window - 1, None) if causal else (window, window)
+    return Options(
+        causal=causal,
+        softmax_scale=scaling,
+        softcap=softcap,
+        window_left=left,
+        window_right=right,
+        sinks=sinks,
+    )
+
+
+def _with_dropout(options: Options, probability: float, seed: int) -> Options:
+    import dataclasses
+
+    return dataclasses.replace(options, dropout=Dropout(probability=probability, seed=seed))
