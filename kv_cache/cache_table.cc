@@ -11,6 +11,7 @@
 #include "kernels/base/dtype.h"
 #include "kernels/base/status_macros.h"
 #include "kv_cache/error_detail.h"
+#include "kv_cache/slab_choice.h"
 
 namespace attnd {
 namespace {
@@ -59,6 +60,12 @@ absl::Status CheckSame(std::string_view name, const CacheGeometry& held,
     return differs("page_size_tokens", held.page_size_tokens, asked.page_size_tokens);
   }
   return absl::OkStatus();
+}
+
+// With a new one counted; where no device has a page left, the fewest sequences decide.
+double PagesPerSequence(const CacheOnDevice& device) {
+  return static_cast<double>(device.pages.available().value() + 1) /
+         static_cast<double>(device.num_sequences + 1);
 }
 
 }  // namespace
@@ -114,7 +121,8 @@ absl::StatusOr<CacheTable::Opened> CacheTable::Open(std::string_view name,
   for (size_t i = 0; i < pools_.size(); ++i) {
     const PageAllocator::Options page_options{.device = DeviceIndex(static_cast<uint32_t>(i)),
                                               .poison_free_pages = options_.poison_free_pages};
-    cache.devices.emplace_back(geometry, pools_[i].base(), *this, cache.quota, page_options);
+    cache.devices.emplace_back(geometry, pools_[i].base(), *this, cache.quota, prefix_use_,
+                               page_options);
   }
   by_name_.emplace(name, id);
   return Opened{.cache = &cache, .created = true};
@@ -138,23 +146,34 @@ absl::Status CacheTable::NotFound(CacheId id) {
 }
 
 absl::StatusOr<DeviceIndex> CacheTable::Place(const Cache& cache) const {
-  // The new one counted; where no device has a page left, the fewest sequences decide.
-  const auto pages_per_sequence = [](const CacheOnDevice& device) {
-    return static_cast<double>(device.pages.available().value() + 1) /
-           static_cast<double>(device.num_sequences + 1);
-  };
   const CacheOnDevice* best = nullptr;
   for (const CacheOnDevice& device : cache.devices) {
     if (!fenced(device.pages.device()).empty()) continue;
-    if (best == nullptr || pages_per_sequence(device) > pages_per_sequence(*best)) best = &device;
+    if (best == nullptr || PagesPerSequence(device) > PagesPerSequence(*best)) best = &device;
   }
   if (best == nullptr) return absl::InternalError(fenced_.front());
   return best->pages.device();
 }
 
+CacheTable::Match CacheTable::FindPrefix(const Cache& cache, std::string_view tenant,
+                                         std::span<const std::string_view> keys) const {
+  Match best;
+  for (const CacheOnDevice& device : cache.devices) {  // fenced ones have no prefixes
+    std::vector<PageId> run = device.prefixes.Match(tenant, keys);
+    if (run.empty() || run.size() < best.run.size()) continue;
+    if (run.size() == best.run.size() &&
+        PagesPerSequence(device) <= PagesPerSequence(cache.devices[best.device->value()])) {
+      continue;
+    }
+    best = {.device = device.pages.device(), .run = std::move(run)};
+  }
+  return best;
+}
+
 void CacheTable::Fence(DeviceIndex device, std::string cause) {
   std::string& fenced = fenced_[device.value()];
   if (fenced.empty()) fenced = std::move(cause);
+  caches_.ForEach([&](CacheId, Cache& cache) { cache.on(device).prefixes.Clear(); });
 }
 
 std::optional<SuperblockRun> CacheTable::TakeSlab(const PageAllocator& taker, int64_t superblocks) {
@@ -179,9 +198,60 @@ int64_t CacheTable::AvailableSuperblocks(const PageAllocator& taker) const {
   int64_t available = pools_[device].free_superblocks();
   caches_.ForEach([&](CacheId, const Cache& cache) {
     const PageAllocator& pages = cache.devices[device].pages;
-    if (&pages != &taker) available += pages.reclaimable_superblocks();
+    if (&pages == &taker) return;
+    available += pages.reclaimable_superblocks() + pages.evictable_superblocks();
   });
   return available;
+}
+
+std::optional<SuperblockRun> CacheTable::EvictSlab(const PageAllocator& taker, int64_t superblocks,
+                                                   uint64_t before) {
+  const std::vector<EvictableSlab> slabs = EvictableSlabs(taker, before);
+  if (slabs.empty()) return std::nullopt;
+  DevicePool& pool = pools_[taker.device().value()];
+  std::vector<SuperblockRun> runs;
+  runs.reserve(slabs.size());
+  for (const EvictableSlab& slab : slabs) runs.push_back(slab.run);
+  const std::vector<size_t> chosen = ChooseSlabs(pool.FreeRuns(), runs, superblocks);
+  if (chosen.empty()) return std::nullopt;
+  for (const size_t i : chosen) {
+    pool.Free(slabs[i].owner->EvictSlab(slabs[i].slot));
+    ++slabs_moved_total_;
+  }
+  return pool.Allocate(superblocks);
+}
+
+int64_t CacheTable::CountSlabs(const PageAllocator& taker, int64_t superblocks) {
+  std::vector<SuperblockRun> runs;
+  for (const EvictableSlab& slab : EvictableSlabs(taker, UINT64_MAX)) runs.push_back(slab.run);
+  return CountPieces(pools_[taker.device().value()].FreeRuns(), runs, superblocks);
+}
+
+void CacheTable::EvictForQuota(const PageAllocator& taker, PageCount count) {
+  Cache* owner = nullptr;
+  caches_.ForEach([&](CacheId, Cache& cache) {
+    if (&cache.on(taker.device()).pages == &taker) owner = &cache;
+  });
+  for (; count > PageCount(0); --count) {
+    const auto oldest = std::min_element(owner->devices.begin(), owner->devices.end(),
+                                         [](const CacheOnDevice& a, const CacheOnDevice& b) {
+                                           return a.pages.OldestIdleUse() < b.pages.OldestIdleUse();
+                                         });
+    oldest->pages.EvictOldest();
+  }
+}
+
+std::vector<EvictableSlab> CacheTable::EvictableSlabs(const PageAllocator& taker, uint64_t before) {
+  std::vector<EvictableSlab> slabs;
+  caches_.ForEach([&](CacheId, Cache& cache) {
+    PageAllocator& pages = cache.on(taker.device()).pages;
+    if (&pages != &taker && pages.OldestEvictableUse() < before) {
+      pages.AppendEvictable(before, slabs);
+    }
+  });
+  std::sort(slabs.begin(), slabs.end(),
+            [](const EvictableSlab& a, const EvictableSlab& b) { return a.last_use < b.last_use; });
+  return slabs;
 }
 
 }  // namespace attnd

@@ -3,9 +3,10 @@
 // The caches and the pools they share, one a device: names, geometries, quotas, and slabs that move
 // by demand.
 //
-// A cache has pages on every device. Where it needs a slab it gets it from that device's pool;
-// where no run is long enough, other caches give up slabs that stand empty there. Not thread-safe:
-// KvCache's lock guards it.
+// A cache has pages on every device, and an index of those that are published. Where it needs a
+// slab it gets it from that device's pool; where no run is long enough, other caches give up slabs
+// that stand empty there, and then those with nothing but idle prefixes. Not thread-safe: KvCache's
+// lock guards it.
 //
 //   StatusOr<CacheTable::Opened> opened = caches.Open("llama", geometry, PageCount(0));
 //   Cache* cache = caches.Find(opened->id);
@@ -29,16 +30,18 @@
 #include "kv_cache/geometry.h"
 #include "kv_cache/ids.h"
 #include "kv_cache/page_allocator.h"
+#include "kv_cache/prefix_index.h"
 #include "kv_cache/slot_table.h"
 
 namespace attnd {
 
 struct CacheOnDevice {
   CacheOnDevice(const CacheGeometry& geometry, std::byte* base, SlabSource& source,
-                PageQuota& quota, const PageAllocator::Options& options)
-      : pages(geometry, base, source, quota, options) {}
+                PageQuota& quota, PrefixUse& use, const PageAllocator::Options& options)
+      : pages(geometry, base, source, quota, options), prefixes(pages, use) {}
 
   PageAllocator pages;
+  PrefixIndex prefixes;
   int64_t num_sequences = 0;
 };
 
@@ -89,14 +92,24 @@ class CacheTable final : public SlabSource {
   // The device for a new sequence: the one with the most free pages for each sequence that the
   // cache has there, so that many empty ones spread as well. INTERNAL where all have failed.
   absl::StatusOr<DeviceIndex> Place(const Cache& cache) const;
+  // What a prompt that begins with `keys` can share: the longest run on a device that works, there
+  // where Place would put it among equals. No pages and no device where none is published.
+  struct Match {
+    std::optional<DeviceIndex> device;
+    std::vector<PageId> run;
+  };
+  Match FindPrefix(const Cache& cache, std::string_view tenant,
+                   std::span<const std::string_view> keys) const;
 
   size_t num_devices() const { return pools_.size(); }
   const DevicePool& pool(DeviceIndex device) const { return pools_[device.value()]; }
-  // A device that has failed: no sequence is placed there any more. The first cause stays.
+  // A device that has failed: no sequence is placed there any more, and its prefixes are forgotten.
+  // The first cause stays.
   void Fence(DeviceIndex device, std::string cause);
   // Why it failed; empty where it has not.
   const std::string& fenced(DeviceIndex device) const { return fenced_[device.value()]; }
   uint64_t slabs_moved_total() const { return slabs_moved_total_; }
+  uint64_t prefix_pages_evicted_total() const { return prefix_use_.pages_evicted_total; }
   // visit(const Cache&), in the order of slots.
   template <typename Visit>
   void ForEach(Visit visit) const {
@@ -109,11 +122,19 @@ class CacheTable final : public SlabSource {
     pools_[giver.device().value()].Free(run);
   }
   int64_t AvailableSuperblocks(const PageAllocator& taker) const override;
+  std::optional<SuperblockRun> EvictSlab(const PageAllocator& taker, int64_t superblocks,
+                                         uint64_t before) override;
+  int64_t CountSlabs(const PageAllocator& taker, int64_t superblocks) override;
+  void EvictForQuota(const PageAllocator& taker, PageCount count) override;
 
  private:
+  // Other caches' slabs on the taker's device that were used before `before`, in that order.
+  std::vector<EvictableSlab> EvictableSlabs(const PageAllocator& taker, uint64_t before);
+
   const Options options_;
   std::vector<DevicePool> pools_;    // by DeviceIndex
   std::vector<std::string> fenced_;  // by DeviceIndex
+  PrefixUse prefix_use_;
   SlotTable<CacheId, Cache> caches_;
   std::map<std::string, CacheId, std::less<>> by_name_;
   uint64_t slabs_moved_total_ = 0;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "kv_cache/check.h"
@@ -50,6 +49,13 @@ void DevicePool::Free(SuperblockRun run) {
   if (before_run) Erase(*before_run);
   if (after_run) Erase(*after_run);
   Insert(merged);
+}
+
+std::vector<SuperblockRun> DevicePool::FreeRuns() const {
+  std::vector<SuperblockRun> runs;
+  runs.reserve(by_start_.size());
+  for (const auto& [first, count] : by_start_) runs.push_back({.first = first, .count = count});
+  return runs;
 }
 
 absl::Status DevicePool::CheckIntegrity(std::span<const SuperblockRun> held) const {

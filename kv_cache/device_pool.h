@@ -17,6 +17,7 @@
 #include <set>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/base/units.h"
@@ -46,6 +47,8 @@ class DevicePool {
   std::byte* base() const { return base_; }
   int64_t num_superblocks() const { return num_superblocks_; }
   int64_t free_superblocks() const { return free_superblocks_; }
+  // In the order of addresses.
+  std::vector<SuperblockRun> FreeRuns() const;
   int64_t largest_free_run() const { return by_size_.empty() ? 0 : by_size_.rbegin()->first; }
   static uint64_t OffsetBytes(SuperblockRun run) {
     return static_cast<uint64_t>(run.first) * kSuperblockBytes.value();

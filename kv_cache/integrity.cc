@@ -33,7 +33,10 @@ KvCacheStats KvCache::Impl::Stats() const {
                      .num_sequences = sequences_.size(),
                      .caches = {},
                      .pages_copied_total = pages_copied_total_,
-                     .slabs_moved_total = caches_.slabs_moved_total()};
+                     .slabs_moved_total = caches_.slabs_moved_total(),
+                     .prefix_tokens_queried_total = prefix_tokens_queried_total_,
+                     .prefix_tokens_matched_total = prefix_tokens_matched_total_,
+                     .prefix_pages_evicted_total = caches_.prefix_pages_evicted_total()};
   for (uint32_t i = 0; i < caches_.num_devices(); ++i) {
     const DevicePool& pool = caches_.pool(DeviceIndex(i));
     stats.pools.push_back({.bytes = bytes(pool.num_superblocks()),
@@ -81,17 +84,18 @@ absl::StatusOr<KvCache::IntegrityReport> KvCache::Impl::CheckIntegrity() const {
       ATTND_RETURN_IF_ERROR(In(absl::StrCat("cache '", cache->name, "', device ", i), status));
       const PageAllocator& pages = cache->devices[i].pages;
       for (const SuperblockRun& run : pages.HeldRuns()) held.push_back(run);
-      report.pages_checked += (pages.used() + pages.free()).value();
+      report.pages_checked += (pages.used() + pages.idle() + pages.free()).value();
     }
     ATTND_RETURN_IF_ERROR(
         In(absl::StrCat("device ", i), caches_.pool(device).CheckIntegrity(held)));
   }
   for (const Cache* cache : caches) {
     const CacheInfo info = Describe(*cache);
-    if (info.used + info.reserved == cache->quota.taken) continue;
-    return absl::InternalError(absl::StrFormat("cache '%s' has taken %d pages, its quota counts %d",
-                                               cache->name, (info.used + info.reserved).value(),
-                                               cache->quota.taken.value()));
+    const PageCount taken = info.used + info.cached + info.reserved;
+    if (taken == cache->quota.taken && info.cached == cache->quota.idle) continue;
+    return absl::InternalError(absl::StrFormat(
+        "cache '%s' has taken %d pages, %d of them idle; its quota counts %d and %d", cache->name,
+        taken.value(), info.cached.value(), cache->quota.taken.value(), cache->quota.idle.value()));
   }
   return report;
 }
@@ -125,7 +129,7 @@ absl::Status KvCache::Impl::CheckSequences(const SlotTable<SequenceId, Sequence>
 // An allocator's counts against what the cache's sequences on that device own and were promised.
 absl::Status KvCache::Impl::CheckCache(const Cache& cache, DeviceIndex device,
                                        const SlotTable<SequenceId, Sequence>& sequences) {
-  const auto& [pages, counted_sequences] = cache.devices[device.value()];
+  const auto& [pages, prefixes, counted_sequences] = cache.devices[device.value()];
   const size_t num_ids = pages.num_page_ids();
   std::vector<uint32_t> owners(num_ids, 0);
   PageCount promised;
@@ -140,7 +144,13 @@ absl::Status KvCache::Impl::CheckCache(const Cache& cache, DeviceIndex device,
       if (in_range) ++owners[page.value()];
     });
   });
-  if (!in_range) return absl::InternalError("a sequence owns a page that does not exist");
+  prefixes.ForEach([&](PageId page) {
+    in_range = in_range && page.value() < num_ids;
+    if (in_range) ++owners[page.value()];
+  });
+  if (!in_range) {
+    return absl::InternalError("a sequence or the index owns a page that does not exist");
+  }
   if (num_sequences != counted_sequences) {
     return absl::InternalError(
         absl::StrFormat("counts %d sequences, has %d", counted_sequences, num_sequences));
@@ -149,6 +159,7 @@ absl::Status KvCache::Impl::CheckCache(const Cache& cache, DeviceIndex device,
     return absl::InternalError(absl::StrFormat("%d pages are promised, %d to sequences",
                                                pages.promised().value(), promised.value()));
   }
+  ATTND_RETURN_IF_ERROR(prefixes.CheckIntegrity());
   return pages.CheckIntegrity(owners);
 }
 

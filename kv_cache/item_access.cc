@@ -104,6 +104,7 @@ absl::Status KvCache::Impl::Exhausted(SequenceId id, const Sequence& sequence,
   const CacheOnDevice& here = cache.devices[sequence.device().value()];
   const CacheInfo info = Describe(cache);
   const PageCount used = shortage.by_quota ? info.used : here.pages.used();
+  const PageCount cached = shortage.by_quota ? info.cached : here.pages.idle();
   const PageCount promised = shortage.by_quota ? info.reserved : here.pages.promised();
   const int64_t num_sequences = shortage.by_quota ? info.num_sequences : here.num_sequences;
   const int64_t pool_mib = static_cast<int64_t>(kSuperblockBytes.value() >> 20) *
@@ -113,11 +114,14 @@ absl::Status KvCache::Impl::Exhausted(SequenceId id, const Sequence& sequence,
                         : absl::StrFormat("the pool of %d MiB, which all caches share", pool_mib);
   return AttachErrorDetail(
       absl::ResourceExhaustedError(absl::StrFormat(
-          "sequence %s needs %d pages and %d are free within %s; cache '%s' holds %d pages in %d "
-          "sequences, one of which holds %d, and promised %d to queued items; freeing or "
-          "truncating sequences makes room",
+          "sequence %s needs %d pages and %d are free within %s, prefixes that could be evicted "
+          "counted; cache '%s' holds %d pages in %d sequences, one of which holds %d, %d in "
+          "prefixes "
+          "that no sequence holds, and promised %d to queued items; freeing or truncating "
+          "sequences "
+          "makes room",
           ToString(id), shortage.needed.value(), shortage.free.value(), limit, cache.name,
-          used.value(), num_sequences, largest, promised.value())),
+          used.value(), num_sequences, largest, cached.value(), promised.value())),
       {.reason = ErrorReason::kPagesExhausted,
        .needed_pages = shortage.needed,
        .free_pages = shortage.free});

@@ -23,8 +23,9 @@ absl::StatusOr<KvCache::OpenedCache> KvCache::OpenCache(std::string_view name,
 
 absl::Status KvCache::CloseCache(CacheId cache) { return impl_->CloseCache(cache); }
 
-absl::StatusOr<SessionGrant> KvCache::OpenSession(Duration lease, std::string_view label) {
-  return impl_->OpenSession(lease, label);
+absl::StatusOr<SessionGrant> KvCache::OpenSession(Duration lease, std::string_view label,
+                                                  std::string_view tenant) {
+  return impl_->OpenSession(lease, label, tenant);
 }
 
 absl::StatusOr<SessionGrant> KvCache::ResumeSession(std::string_view token, Duration lease) {
@@ -39,7 +40,27 @@ std::vector<SessionRef> KvCache::ExpiredSessions() const { return impl_->Expired
 
 absl::StatusOr<SequenceId> KvCache::CreateSequence(SessionRef by, CacheId cache,
                                                    std::string client_state) {
-  return impl_->CreateSequence(by, cache, std::move(client_state));
+  absl::StatusOr<CreatedSequence> created =
+      impl_->CreateSequence(by, cache, std::move(client_state), /*prefix=*/nullptr);
+  if (!created.ok()) return created.status();
+  return created->sequence;
+}
+
+absl::StatusOr<CreatedSequence> KvCache::CreateSequence(SessionRef by, CacheId cache,
+                                                        std::string client_state,
+                                                        const Prefix& prefix) {
+  return impl_->CreateSequence(by, cache, std::move(client_state), &prefix);
+}
+
+absl::StatusOr<TokenCount> KvCache::MatchPrefix(SessionRef by, CacheId cache,
+                                                const Prefix& prefix) {
+  return impl_->MatchPrefix(by, cache, prefix);
+}
+
+absl::StatusOr<PublishedPrefix> KvCache::PublishPrefix(SessionRef by, SequenceId sequence,
+                                                       int64_t first_page,
+                                                       std::span<const std::string_view> keys) {
+  return impl_->PublishPrefix(by, sequence, first_page, keys);
 }
 
 absl::StatusOr<SequenceId> KvCache::Fork(SessionRef by, SequenceId parent,

@@ -6,12 +6,13 @@
 // forks live on one device, chosen when the first was created. Sessions hold sequences by a lease;
 // a sequence maps positions to pages and knows, for each layer, its length and the step that was
 // applied last. DESIGN.md's "semantics of Attend" are kept here: positions without holes, steps and
-// epochs, copy-on-write, all or nothing for each item.
+// epochs, copy-on-write, all or nothing for each item. Full pages can be published under content
+// keys: they outlive their sequence, and are evicted when pages run out (prefix_index.h).
 //
 // Thread safety: thread-safe; one lock, never held across a copy or a launch. Order is the
-// caller's: the scheduler calls Fork, Truncate, Free and CloseSession for a sequence only while
-// none of its items is launched (FAILED_PRECONDITION otherwise), and executes a lease's page copies
-// before its launch.
+// caller's: the scheduler calls Fork, Truncate, PublishPrefix, Free and CloseSession for a sequence
+// only while none of its items is launched (FAILED_PRECONDITION otherwise), and executes a lease's
+// page copies before its launch.
 //
 // The life of an item:
 //
@@ -70,9 +71,26 @@ struct CacheInfo {
   CacheGeometry geometry;
   SlabLayout layout;
   PageCount quota;  // 0: none but the pool's
-  PageCount used, free, reserved;
+  // Held by a sequence; published and held by none; neither; of these, promised.
+  PageCount used, cached, free, reserved;
   int64_t num_slabs = 0;
   int64_t num_sequences = 0;
+};
+
+// A prompt, by the content keys of its full pages (see proto/attnd/v1/sequence.proto).
+struct Prefix {
+  std::span<const std::string_view> keys;  // at most num_tokens / page_size_tokens
+  TokenCount num_tokens;                   // at least 1
+};
+
+struct CreatedSequence {
+  SequenceId sequence;
+  TokenCount matched;  // the length of every layer
+};
+
+struct PublishedPrefix {
+  PageCount pages;  // under the keys now, by whomever they were published
+  PageCount added;  // of these, by this call
 };
 
 // Where a sequence lives and how its items are shaped: both for its life.
@@ -95,6 +113,10 @@ struct KvCacheStats {
   std::vector<CacheInfo> caches;
   uint64_t pages_copied_total = 0;  // copy-on-write
   uint64_t slabs_moved_total = 0;   // given back to the pool for another cache
+  // num_tokens of all prefixes that sequences were created with; what was matched of them; pages
+  // evicted because pages ran out.
+  uint64_t prefix_tokens_queried_total = 0, prefix_tokens_matched_total = 0;
+  uint64_t prefix_pages_evicted_total = 0;
 };
 
 class KvCache {
@@ -134,7 +156,9 @@ class KvCache {
   // Sessions. A lease of zero means the default, or on resuming what it was. Resume raises the
   // epoch and replaces the token; NOT_FOUND for a token that is unknown, replaced or whose lease
   // ended.
-  absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label);
+  // `tenant` says whose prefixes the session's sequences share; at most 128 bytes.
+  absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label,
+                                           std::string_view tenant = {});
   // The token that was sent goes on resuming until the new epoch is first used (ADR 0003).
   absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease);
   absl::StatusOr<Duration> RenewLease(SessionRef by);
@@ -147,6 +171,17 @@ class KvCache {
   // Sequences.
   // INTERNAL where every device has failed.
   absl::StatusOr<SequenceId> CreateSequence(SessionRef by, CacheId cache, std::string client_state);
+  // Shares the longest run of published pages that `prefix` names, on the device that has it, and
+  // leaves at least one of its tokens to compute. INVALID_ARGUMENT for a bad prefix.
+  absl::StatusOr<CreatedSequence> CreateSequence(SessionRef by, CacheId cache,
+                                                 std::string client_state, const Prefix& prefix);
+  // What it would match now. Changes nothing.
+  absl::StatusOr<TokenCount> MatchPrefix(SessionRef by, CacheId cache, const Prefix& prefix);
+  // Publishes pages [first_page, first_page + keys.size()); see PrefixIndex. FAILED_PRECONDITION
+  // where one of them is not complete in every layer or has another key.
+  absl::StatusOr<PublishedPrefix> PublishPrefix(SessionRef by, SequenceId sequence,
+                                                int64_t first_page,
+                                                std::span<const std::string_view> keys);
   // Shares the pages of the first `length` tokens, of all of them by default.
   absl::StatusOr<SequenceId> Fork(SessionRef by, SequenceId parent,
                                   std::optional<TokenCount> length);

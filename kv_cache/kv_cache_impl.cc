@@ -61,9 +61,10 @@ absl::Status KvCache::Impl::CloseCache(CacheId cache) {
 
 // Sessions.
 
-absl::StatusOr<SessionGrant> KvCache::Impl::OpenSession(Duration lease, std::string_view label) {
+absl::StatusOr<SessionGrant> KvCache::Impl::OpenSession(Duration lease, std::string_view label,
+                                                        std::string_view tenant) {
   MutexLock lock(mu_);
-  return sessions_.Open(lease, label);
+  return sessions_.Open(lease, label, tenant);
 }
 
 absl::StatusOr<SessionGrant> KvCache::Impl::ResumeSession(std::string_view token, Duration lease) {
@@ -100,17 +101,36 @@ void KvCache::Impl::FenceDevice(DeviceIndex device, std::string_view cause) {
 
 // Sequences.
 
-absl::StatusOr<SequenceId> KvCache::Impl::CreateSequence(SessionRef by, CacheId cache_id,
-                                                         std::string client_state) {
+absl::StatusOr<CreatedSequence> KvCache::Impl::CreateSequence(SessionRef by, CacheId cache_id,
+                                                              std::string client_state,
+                                                              const Prefix* prefix) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(Session * session, sessions_.Authorize(by));
   ATTND_RETURN_IF_ERROR(CheckClientState(client_state));
   Cache* cache = caches_.Find(cache_id);
   if (cache == nullptr) return CacheTable::NotFound(cache_id);
+  if (prefix != nullptr) ATTND_RETURN_IF_ERROR(CheckPrefix(*cache, *prefix));
   ATTND_RETURN_IF_ERROR(CheckRoomForSequence());
-  ATTND_ASSIGN_OR_RETURN(const DeviceIndex device, caches_.Place(*cache));
-  return Adopt(*session,
-               std::make_unique<Sequence>(by.session, *cache, device, std::move(client_state)));
+
+  CacheTable::Match match;
+  TokenCount matched;
+  if (prefix != nullptr) {
+    match = caches_.FindPrefix(*cache, session->tenant, prefix->keys);
+    matched = MatchedTokens(*cache, *prefix, match.run.size());
+  }
+  if (!match.device) {
+    ATTND_ASSIGN_OR_RETURN(match.device, caches_.Place(*cache));
+  }
+  cache->on(*match.device).prefixes.Touch(match.run);
+  ATTND_ASSIGN_OR_RETURN(
+      const SequenceId id,
+      Adopt(*session, std::make_unique<Sequence>(by.session, *cache, *match.device,
+                                                 std::move(client_state), match.run, matched)));
+  if (prefix != nullptr) {
+    prefix_tokens_queried_total_ += static_cast<uint64_t>(prefix->num_tokens.value());
+    prefix_tokens_matched_total_ += static_cast<uint64_t>(matched.value());
+  }
+  return CreatedSequence{.sequence = id, .matched = matched};
 }
 
 absl::StatusOr<SequenceId> KvCache::Impl::Fork(SessionRef by, SequenceId parent_id,
@@ -254,12 +274,14 @@ CacheInfo KvCache::Impl::Describe(const Cache& cache) {
                  .layout = cache.layout,
                  .quota = cache.quota.limit,
                  .used = {},
+                 .cached = {},
                  .free = {},
                  .reserved = {},
                  .num_slabs = 0,
                  .num_sequences = cache.num_sequences()};
   for (const CacheOnDevice& device : cache.devices) {
     info.used += device.pages.used();
+    info.cached += device.pages.idle();
     info.free += device.pages.free();
     info.reserved += device.pages.promised();
     info.num_slabs += device.pages.num_slabs();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // KvCache's state, under its one lock. Included by the sources of the facade only:
-// kv_cache_impl.cc (caches, sessions, sequences), item_access.cc (Reserve, Pin and what they hand
-// out), integrity.cc (statistics and CheckIntegrity).
+// kv_cache_impl.cc (caches, sessions, sequences), prefix_access.cc (prefixes), item_access.cc
+// (Reserve, Pin and what they hand out), integrity.cc (statistics and CheckIntegrity).
 //
 // Thread safety: as KvCache's. Members are destroyed from the last to the first: sequences give
 // their pages back to the caches, caches their slabs to the pool.
@@ -40,15 +40,23 @@ class KvCache::Impl final : public LeaseOwner {
                                         PageCount quota) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CloseCache(CacheId cache) ABSL_LOCKS_EXCLUDED(mu_);
 
-  absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label)
-      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label,
+                                           std::string_view tenant) ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease)
       ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<Duration> RenewLease(SessionRef by) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CloseSession(SessionRef by) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<SessionRef> ExpiredSessions() const ABSL_LOCKS_EXCLUDED(mu_);
 
-  absl::StatusOr<SequenceId> CreateSequence(SessionRef by, CacheId cache, std::string client_state)
+  // Without a prefix where `prefix` is null.
+  absl::StatusOr<CreatedSequence> CreateSequence(SessionRef by, CacheId cache,
+                                                 std::string client_state, const Prefix* prefix)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<TokenCount> MatchPrefix(SessionRef by, CacheId cache, const Prefix& prefix)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<PublishedPrefix> PublishPrefix(SessionRef by, SequenceId sequence,
+                                                int64_t first_page,
+                                                std::span<const std::string_view> keys)
       ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<SequenceId> Fork(SessionRef by, SequenceId parent,
                                   std::optional<TokenCount> length) ABSL_LOCKS_EXCLUDED(mu_);
@@ -89,6 +97,9 @@ class KvCache::Impl final : public LeaseOwner {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // DATA_LOSS where the sequence's device has failed.
   absl::Status CheckNotLost(const Sequence& sequence) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  static absl::Status CheckPrefix(const Cache& cache, const Prefix& prefix);
+  // Of the prefix's tokens, how many a run of `num_pages` pages holds but for the last token.
+  static TokenCount MatchedTokens(const Cache& cache, const Prefix& prefix, size_t num_pages);
   absl::Status CheckRoomForSequence() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<SequenceId> Adopt(Session& session, std::unique_ptr<Sequence> sequence)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -112,6 +123,8 @@ class KvCache::Impl final : public LeaseOwner {
   SessionTable sessions_ ABSL_GUARDED_BY(mu_);
   SlotTable<SequenceId, Sequence> sequences_ ABSL_GUARDED_BY(mu_);
   uint64_t pages_copied_total_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t prefix_tokens_queried_total_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t prefix_tokens_matched_total_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace attnd

@@ -28,20 +28,14 @@ PageAllocator::PageAllocator(const CacheGeometry& geometry, std::byte* base, Sla
 
 PageAllocator::~PageAllocator() {
   for (const SuperblockRun& run : HeldRuns()) source_.ReturnSlab(*this, run);
-  quota_.taken -= used_ + promised_;
+  quota_.taken -= used_ + idle_ + promised_;
+  quota_.idle -= idle_;
 }
 
 std::optional<PageShortage> PageAllocator::Promise(PageCount count) {
-  if (quota_.limit > PageCount(0)) {
-    const PageCount headroom = quota_.limit - quota_.taken;
-    if (count > headroom) {
-      return PageShortage{
-          .needed = count, .free = std::max(headroom, PageCount(0)), .by_quota = true};
-    }
-  }
-  if (count > unpromised() && !Grow(count)) {
-    // Superblocks that are free but not in one piece do not count.
-    return PageShortage{.needed = count, .free = std::min(available(), count - PageCount(1))};
+  const bool within_quota = quota_.limit == PageCount(0) || count <= quota_.limit - quota_.taken;
+  if (!within_quota || count > unpromised()) {
+    if (const std::optional<PageShortage> shortage = MakeRoom(count)) return shortage;
   }
   promised_ += count;
   quota_.taken += count;
@@ -72,18 +66,32 @@ PageId PageAllocator::TakePromised() {
 
 void PageAllocator::Unref(PageId id) {
   Page& page = pages_[id.value()];
-  ATTND_CHECK(page.refcount > 0, "page freed twice");
-  if (--page.refcount > 0) return;
-  ++page.generation;
-  if (options_.poison_free_pages) Poison(id);
+  ATTND_CHECK(page.refcount > page.published, "page freed twice");
+  if (--page.refcount > page.published) return;
+  if (page.published == 0) return Free(id);
+  ChangeIdle(id, +1);
+  index_->PageIdle(id);
+}
+
+void PageAllocator::Publish(PageId id) {
+  Page& page = pages_[id.value()];
+  ATTND_CHECK(page.refcount > 0 && page.published == 0, "published a page that no one holds");
+  page.published = 1;
+  ++page.refcount;
+}
+
+void PageAllocator::Unpublish(PageId id) {
+  Page& page = pages_[id.value()];
+  ATTND_CHECK(page.published == 1, "unpublished a page that was not published");
+  if (page.refcount == 1) ChangeIdle(id, -1);
+  page.published = 0;
+  if (--page.refcount == 0) Free(id);
+}
+
+void PageAllocator::TouchIdle(PageId id) {
   const int32_t slot = SlabOf(id);
-  Slab& slab = slabs_[static_cast<size_t>(slot)];
-  page.next_free = slab.first_free;
-  slab.first_free = id.value();
-  ChangeFree(slot, +1);
-  ++free_;
-  --used_;
-  --quota_.taken;
+  SlabIn(slot).last_use = std::max(SlabIn(slot).last_use, index_->LastUse(id));
+  ListEvictable(slot);
 }
 
 std::optional<SuperblockRun> PageAllocator::GiveBackEmptySlab() {
@@ -97,11 +105,6 @@ std::optional<SuperblockRun> PageAllocator::GiveBackEmptySlab() {
 int64_t PageAllocator::reclaimable_superblocks() const {
   const int64_t unpromised_slabs = unpromised().value() / layout_.pages_per_slab;
   return std::min(num_empty_slabs_, unpromised_slabs) * layout_.superblocks_per_slab;
-}
-
-PageCount PageAllocator::available() const {
-  const int64_t slabs = source_.AvailableSuperblocks(*this) / layout_.superblocks_per_slab;
-  return unpromised() + PageCount(slabs * layout_.pages_per_slab);
 }
 
 uint64_t PageAllocator::OffsetBytes(PageId page) const {
@@ -125,28 +128,23 @@ std::vector<SuperblockRun> PageAllocator::HeldRuns() const {
   return runs;
 }
 
-// Makes `count` unpromised pages, or as many as there are slabs for.
-bool PageAllocator::Grow(PageCount count) {
-  const int64_t slabs_needed =
-      (shortfall(count).value() + layout_.pages_per_slab - 1) / layout_.pages_per_slab;
-  // Do not take other caches' slabs for what cannot succeed.
-  if (slabs_needed > source_.AvailableSuperblocks(*this) / layout_.superblocks_per_slab) {
-    return false;
-  }
-  while (count > unpromised() && AddSlab()) {
-  }
-  if (count > unpromised()) RepackEmptySlabs(count);
-  // Here is where pages would be moved to make longer runs.
-  return count <= unpromised();
-}
-
 bool PageAllocator::AddSlab() {
-  const uint64_t pages_per_slab = static_cast<uint64_t>(layout_.pages_per_slab);
-  const bool new_slot = vacant_slots_.empty();
-  if (new_slot && (slabs_.size() + 1) * pages_per_slab > kNoPage) return false;
+  if (!CanAddSlab()) return false;
   const std::optional<SuperblockRun> run = source_.TakeSlab(*this, layout_.superblocks_per_slab);
   if (!run) return false;
-  if (new_slot) {
+  AdoptSlab(*run);
+  return true;
+}
+
+// Whether page ids are left.
+bool PageAllocator::CanAddSlab() const {
+  return !vacant_slots_.empty() ||
+         (slabs_.size() + 1) * static_cast<uint64_t>(layout_.pages_per_slab) <= kNoPage;
+}
+
+void PageAllocator::AdoptSlab(SuperblockRun run) {
+  const uint64_t pages_per_slab = static_cast<uint64_t>(layout_.pages_per_slab);
+  if (vacant_slots_.empty()) {
     vacant_slots_.insert(static_cast<int32_t>(slabs_.size()));
     slabs_.emplace_back();
     pages_.resize(pages_.size() + pages_per_slab);
@@ -154,8 +152,8 @@ bool PageAllocator::AddSlab() {
   const int32_t slot = *vacant_slots_.begin();
   vacant_slots_.erase(vacant_slots_.begin());
   Slab& slab = slabs_[static_cast<size_t>(slot)];
-  slab.run = *run;
-  slab.offset_bytes = DevicePool::OffsetBytes(*run);
+  slab.run = run;
+  slab.offset_bytes = DevicePool::OffsetBytes(run);
   slab.num_free = layout_.pages_per_slab;
   slab.first_free = static_cast<uint32_t>(slot) * static_cast<uint32_t>(pages_per_slab);
   // Threaded in ascending order: a sequence that grows in a fresh slab lies in one piece.
@@ -170,7 +168,6 @@ bool PageAllocator::AddSlab() {
   ++num_slabs_;
   ++num_empty_slabs_;
   free_ += PageCount(layout_.pages_per_slab);
-  return true;
 }
 
 void PageAllocator::RemoveSlab(int32_t slot) {
@@ -199,6 +196,20 @@ void PageAllocator::RepackEmptySlabs(PageCount count) {
   ATTND_CHECK(num_empty_slabs_ >= returned, "lost slabs while repacking them");
 }
 
+void PageAllocator::Free(PageId id) {
+  Page& page = pages_[id.value()];
+  ++page.generation;
+  if (options_.poison_free_pages) Poison(id);
+  const int32_t slot = SlabOf(id);
+  Slab& slab = SlabIn(slot);
+  page.next_free = slab.first_free;
+  slab.first_free = id.value();
+  ChangeFree(slot, +1);
+  ++free_;
+  --used_;
+  --quota_.taken;
+}
+
 void PageAllocator::ChangeFree(int32_t slot, int32_t delta) {
   Slab& slab = slabs_[static_cast<size_t>(slot)];
   const int32_t before = slab.num_free;
@@ -214,6 +225,7 @@ void PageAllocator::ChangeFree(int32_t slot, int32_t delta) {
     node.value().first = slab.num_free;
     slabs_by_free_.insert(std::move(node));
   }
+  if (slab.num_idle > 0) ListEvictable(slot);
 }
 
 void PageAllocator::Poison(PageId page) {
@@ -222,73 +234,6 @@ void PageAllocator::Poison(PageId page) {
     std::memset(row, kPoisonByte, layout_.row_bytes);
     row += layout_.layer_stride_bytes;
   }
-}
-
-absl::Status PageAllocator::CheckIntegrity(std::span<const uint32_t> expected_refcounts) const {
-  int64_t used = 0;
-  for (size_t id = 0; id < pages_.size(); ++id) {
-    if (pages_[id].refcount != expected_refcounts[id]) {
-      return absl::InternalError(absl::StrFormat("page %d has refcount %d and %d owners", id,
-                                                 pages_[id].refcount, expected_refcounts[id]));
-    }
-    if (pages_[id].refcount > 0) ++used;
-  }
-  int64_t free = 0, slabs = 0, empty = 0;
-  size_t with_free = 0;
-  for (int32_t slot = 0; slot < static_cast<int32_t>(slabs_.size()); ++slot) {
-    ATTND_RETURN_IF_ERROR(CheckSlab(slot));
-    const Slab& slab = slabs_[static_cast<size_t>(slot)];
-    if (slab.run.count == 0) continue;
-    ++slabs;
-    free += slab.num_free;
-    if (slab.num_free > 0) ++with_free;
-    if (slab.num_free == layout_.pages_per_slab) ++empty;
-  }
-  if (used != used_.value() || free != free_.value() || slabs != num_slabs_ ||
-      empty != num_empty_slabs_ || with_free != slabs_by_free_.size()) {
-    return absl::InternalError(absl::StrFormat(
-        "counts %d used, %d free, %d slabs, %d empty; has %d, %d, %d, %d", used_.value(),
-        free_.value(), num_slabs_, num_empty_slabs_, used, free, slabs, empty));
-  }
-  if (promised_ > free_ || promised_ < PageCount(0)) {
-    return absl::InternalError(
-        absl::StrFormat("promises %d pages of %d free ones", promised_.value(), free_.value()));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status PageAllocator::CheckSlab(int32_t slot) const {
-  const Slab& slab = slabs_[static_cast<size_t>(slot)];
-  const uint32_t begin = static_cast<uint32_t>(slot * layout_.pages_per_slab);
-  const uint32_t end = begin + static_cast<uint32_t>(layout_.pages_per_slab);
-  if (slab.run.count == 0) {
-    for (uint32_t id = begin; id < end; ++id) {
-      if (pages_[id].refcount > 0) {
-        return absl::InternalError(absl::StrFormat("page %d is owned in a vacant slab", id));
-      }
-    }
-    return absl::OkStatus();
-  }
-  std::vector<bool> listed(end - begin, false);
-  int32_t num_free = 0;
-  for (uint32_t id = slab.first_free; id != kNoPage; id = pages_[id].next_free) {
-    if (id < begin || id >= end || listed[id - begin] || pages_[id].refcount > 0) {
-      return absl::InternalError(absl::StrFormat("slab %d: bad free list at page %d", slot, id));
-    }
-    listed[id - begin] = true;
-    ++num_free;
-  }
-  const auto owned = std::count_if(pages_.begin() + begin, pages_.begin() + end,
-                                   [](const Page& page) { return page.refcount > 0; });
-  if (num_free != slab.num_free || num_free + owned != layout_.pages_per_slab) {
-    return absl::InternalError(
-        absl::StrFormat("slab %d: %d pages listed, %d counted free, %d owned", slot, num_free,
-                        slab.num_free, owned));
-  }
-  if (num_free > 0 && !slabs_by_free_.contains({num_free, slot})) {
-    return absl::InternalError(absl::StrFormat("slab %d is missing among those with pages", slot));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace attnd

@@ -10,14 +10,17 @@
 
 namespace attnd {
 
-Sequence::Sequence(SessionId session, Cache& cache, DeviceIndex device, std::string client_state)
+Sequence::Sequence(SessionId session, Cache& cache, DeviceIndex device, std::string client_state,
+                   std::span<const PageId> pages, TokenCount length)
     : session_(session),
       cache_(cache),
       place_(cache.on(device)),
-      layers_(static_cast<size_t>(cache.geometry.num_layers)),
+      layers_(static_cast<size_t>(cache.geometry.num_layers), Layer{.length = length}),
+      max_length_(length),
       pages_(place_.pages),
       client_state_version_(client_state.empty() ? 0 : 1) {
   client_state_ = std::make_shared<const std::string>(std::move(client_state));
+  pages_.Share(pages.first(PagesOf(TokenCount(0), length).end));
   ++place_.num_sequences;
 }
 
@@ -33,7 +36,7 @@ Sequence::Sequence(const Sequence& parent, TokenCount length)
     layers_[i].length = std::min(parent.layers_[i].length, length);
     max_length_ = std::max(max_length_, layers_[i].length);
   }
-  pages_.ShareFrom(parent.pages_, PagesOf(TokenCount(0), max_length_).end);
+  pages_.Share(parent.pages_.pages().first(PagesOf(TokenCount(0), max_length_).end));
   ++place_.num_sequences;
 }
 
@@ -140,6 +143,19 @@ void Sequence::Apply(const LayerAccess& access) {
 void Sequence::Truncate(TokenCount length) {
   for (Layer& layer : layers_) layer.length = std::min(layer.length, length);
   ShrinkToLongestLayer();
+}
+
+absl::Status Sequence::CheckComplete(int64_t first, int64_t count) const {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const int64_t complete = layers_[i].length.value() / page_size().value();
+    if (first <= complete - count) continue;
+    return absl::FailedPreconditionError(
+        absl::StrFormat("layer %d holds %d tokens, %d full pages of %d; %d pages from page %d on "
+                        "must be complete in "
+                        "every layer",
+                        i, layers_[i].length.value(), complete, page_size().value(), count, first));
+  }
+  return absl::OkStatus();
 }
 
 PageRange Sequence::PagesOf(TokenCount start, TokenCount end) const {

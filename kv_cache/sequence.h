@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,13 +33,15 @@ class Sequence {
  public:
   struct Layer {
     TokenCount length;
-    uint64_t step = 0;  // applied last; 0: none
-    TokenCount start;   // of that step's write
-    TokenCount num_tokens;
+    uint64_t step = 0;   // applied last; 0: none
+    TokenCount start{};  // of that step's write
+    TokenCount num_tokens{};
   };
 
-  // On one device for life. `cache` outlives the sequence, which counts itself there.
-  Sequence(SessionId session, Cache& cache, DeviceIndex device, std::string client_state);
+  // On one device for life. `cache` outlives the sequence, which counts itself there. Starts with
+  // the first `length` tokens of every layer in `pages`, which others hold.
+  Sequence(SessionId session, Cache& cache, DeviceIndex device, std::string client_state,
+           std::span<const PageId> pages, TokenCount length);
   // A fork: shares the pages of the parent's first `length` tokens.
   Sequence(const Sequence& parent, TokenCount length);
   ~Sequence();
@@ -69,6 +72,9 @@ class Sequence {
   // Records a write whose pages PrepareWrite made.
   void Apply(const LayerAccess& access);
   void Truncate(TokenCount length);
+
+  // FAILED_PRECONDITION unless pages [first, first + count) are complete in every layer.
+  absl::Status CheckComplete(int64_t first, int64_t count) const;
 
   // The pages that hold positions [start, end).
   PageRange PagesOf(TokenCount start, TokenCount end) const;

@@ -18,7 +18,7 @@ SequencePages::~SequencePages() {
 PageCount SequencePages::CountShared() const {
   const auto pages = table_.pages();
   return PageCount(std::count_if(pages.begin(), pages.end(),
-                                 [this](PageId page) { return allocator_.refcount(page) > 1; }));
+                                 [this](PageId page) { return allocator_.holders(page) > 1; }));
 }
 
 std::optional<PageShortage> SequencePages::Reserve(PageRange range) {
@@ -98,9 +98,9 @@ void SequencePages::Shrink(size_t new_size) {
   }
 }
 
-void SequencePages::ShareFrom(const SequencePages& parent, size_t count) {
-  ATTND_CHECK(size() == 0, "a fork starts empty");
-  for (PageId page : parent.table_.pages().first(count)) {
+void SequencePages::Share(std::span<const PageId> pages) {
+  ATTND_CHECK(size() == 0, "only an empty sequence starts with others' pages");
+  for (PageId page : pages) {
     allocator_.Ref(page);
     table_.Append(page, allocator_.OffsetBytes(page));
   }

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "kernels/attention/params.h"
@@ -42,6 +43,8 @@ class SequencePages {
 
   size_t size() const { return table_.size(); }
   bool pinned() const { return phases_.pinned(); }
+  std::span<const PageId> pages() const { return table_.pages(); }
+  // Those that other sequences hold, too.
   PageCount CountShared() const;
   PageAllocator& allocator() { return allocator_; }
 
@@ -59,8 +62,8 @@ class SequencePages {
                                                          std::vector<PageCopy>& copies);
   // Drops pages from the end, those that leases read once these have ended.
   void Shrink(size_t new_size);
-  // Starts the table of a fork with the first `count` pages of `parent`. Requires an empty table.
-  void ShareFrom(const SequencePages& parent, size_t count);
+  // Starts an empty table with pages that others hold: a parent, or the index of prefixes.
+  void Share(std::span<const PageId> pages);
 
   struct Pinned {
     std::shared_ptr<const uint64_t[]> offsets;
@@ -80,6 +83,7 @@ class SequencePages {
   }
 
  private:
+  // A published page is shared with whoever will match it, even where no one else holds it.
   bool Shared(size_t index) const { return allocator_.refcount(table_.page(index)) > 1; }
   void ForgetCopyPromise(size_t index);
 

@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kTokenBytes = 16;
 constexpr size_t kMaxLabelBytes = 128;
+constexpr size_t kMaxTenantBytes = 128;
 
 absl::StatusOr<std::string> NewToken() {
   std::string token(kTokenBytes, '\0');
@@ -56,11 +57,16 @@ absl::Status TokenNotFound() {
 SessionTable::SessionTable(const Options& options, const Clock& clock)
     : options_(options), clock_(clock), sessions_(options.boot, options.max_sessions) {}
 
-absl::StatusOr<SessionGrant> SessionTable::Open(Duration lease, std::string_view label) {
+absl::StatusOr<SessionGrant> SessionTable::Open(Duration lease, std::string_view label,
+                                                std::string_view tenant) {
   ATTND_ASSIGN_OR_RETURN(const Duration granted, LeaseFor(lease, options_.default_lease));
   if (label.size() > kMaxLabelBytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "the label has %d bytes; at most %d are allowed", label.size(), kMaxLabelBytes));
+  }
+  if (tenant.size() > kMaxTenantBytes) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the tenant has %d bytes; at most %d are allowed", tenant.size(), kMaxTenantBytes));
   }
   if (sessions_.full()) {
     return absl::ResourceExhaustedError(
@@ -75,6 +81,7 @@ absl::StatusOr<SessionGrant> SessionTable::Open(Duration lease, std::string_view
   session->lease_end = clock_.Now() + granted;
   session->token_hash = hash;
   session->label = std::string(label);
+  session->tenant = std::string(tenant);
   const SessionId id = *sessions_.Insert(std::move(session));
   by_token_.emplace(hash, id);
   return SessionGrant{

@@ -39,6 +39,7 @@ struct Session {
   TokenHash token_hash{};
   std::optional<TokenHash> former_token_hash;  // until the epoch has been used
   std::string label;
+  std::string tenant;  // whose prefixes its sequences share
   absl::btree_set<SequenceId> sequences;
 };
 
@@ -55,7 +56,8 @@ class SessionTable {
   SessionTable(const Options& options, const Clock& clock);
 
   // A lease of zero means the default, or on resuming what it was; it is cut to the maximum.
-  absl::StatusOr<SessionGrant> Open(Duration lease, std::string_view label);
+  absl::StatusOr<SessionGrant> Open(Duration lease, std::string_view label,
+                                    std::string_view tenant = {});
   absl::StatusOr<SessionGrant> Resume(std::string_view token, Duration lease);
 
   // The session, its lease renewed and its epoch used. NOT_FOUND where it is unknown or its lease

@@ -46,6 +46,7 @@ nlohmann::json ToJson(const client::CacheInfo& cache) {
           {"page_size_tokens", geometry.page_size_tokens},
           {"page_quota", cache.page_quota},
           {"pages_used", cache.pages_used},
+          {"pages_cached", cache.pages_cached},
           {"pages_free", cache.pages_free},
           {"pages_reserved", cache.pages_reserved},
           {"slabs", cache.slabs},

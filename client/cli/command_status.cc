@@ -38,6 +38,9 @@ nlohmann::json ToJson(const Stats& stats) {
                          {"tokens_written_total", stats.tokens_written_total},
                          {"tokens_attended_total", stats.tokens_attended_total},
                          {"kernel_seconds_total", stats.kernel_seconds_total},
+                         {"prefix_tokens_queried_total", stats.prefix_tokens_queried_total},
+                         {"prefix_tokens_matched_total", stats.prefix_tokens_matched_total},
+                         {"prefix_pages_evicted_total", stats.prefix_pages_evicted_total},
                          {"devices", nlohmann::json::array()},
                          {"caches", nlohmann::json::array()}};
   for (const client::DeviceStats& device : stats.devices) {
@@ -88,6 +91,12 @@ int RunStatus(const Globals& globals) {
                            " items in " + Count(stats->launches_total) + " launches");
   fields.Add("tokens", Count(stats->tokens_written_total) + " written, " +
                            Count(stats->tokens_attended_total) + " attended (once a layer)");
+  if (stats->prefix_tokens_queried_total > 0) {
+    fields.Add("prefixes", Count(stats->prefix_tokens_matched_total) + " of " +
+                               Count(stats->prefix_tokens_queried_total) +
+                               " prompt tokens matched, " +
+                               Count(stats->prefix_pages_evicted_total) + " pages evicted");
+  }
   fields.Add("kernel time", HumanSeconds(stats->kernel_seconds_total));
   std::cout << fields.ToString();
   if (!stats->caches.empty()) std::cout << "\n" << CacheTable(stats->caches);

@@ -128,6 +128,7 @@ absl::StatusOr<std::unique_ptr<Session>> Client::OpenSession(const OpenSessionOp
   v1::OpenSessionRequest request;
   request.set_lease_ms(Milliseconds(options.lease));
   request.set_label(options.label);
+  request.set_tenant(options.tenant);
   v1::OpenSessionResponse response;
   ATTND_RETURN_IF_ERROR(
       impl_->connection->Call(kOpenSession, request, &response, Repeat::kOnlyIfRefused, call));

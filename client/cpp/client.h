@@ -57,8 +57,9 @@ struct Cache {
 };
 
 struct OpenSessionOptions {
-  Duration lease{};         // 0: the daemon's default
-  std::string label{};      // shown to operators; at most 128 bytes
+  Duration lease{};      // 0: the daemon's default
+  std::string label{};   // shown to operators; at most 128 bytes
+  std::string tenant{};  // whose published prefixes it shares; at most 128 bytes; not on resuming
   bool renew_lease = true;  // in the background, while the Session object lives
 };
 

@@ -33,6 +33,20 @@ absl::Status CheckValid(const std::shared_ptr<SequenceState>& state) {
 const Id& Sequence::id() const { return state_->id; }
 const CacheGeometry& Sequence::geometry() const { return state_->cache.geometry; }
 
+int64_t Sequence::matched_tokens() const { return state_->matched_tokens; }
+
+absl::StatusOr<int64_t> Sequence::Publish(std::span<const std::string> keys, int64_t first_page,
+                                          const CallOptions& call) const {
+  ATTND_RETURN_IF_ERROR(CheckValid(state_));
+  auto request = RequestFor<v1::PublishPrefixRequest>(*state_);
+  request.set_first_page(first_page);
+  request.mutable_keys()->Add(keys.begin(), keys.end());
+  v1::PublishPrefixResponse response;
+  ATTND_RETURN_IF_ERROR(
+      state_->session->connection->Call(kPublishPrefix, request, &response, Repeat::kAlways, call));
+  return response.pages();
+}
+
 absl::StatusOr<Sequence> Sequence::Fork(std::optional<int64_t> length,
                                         const CallOptions& call) const {
   ATTND_RETURN_IF_ERROR(CheckValid(state_));

@@ -17,6 +17,8 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -33,9 +35,18 @@ class Sequence {
   explicit Sequence(std::shared_ptr<SequenceState> state) : state_(std::move(state)) {}
 
   bool valid() const { return state_ != nullptr; }
-  // Both need valid().
+  // These need valid().
   const Id& id() const;
   const CacheGeometry& geometry() const;
+  // Of the Prefix that it was created with, how many tokens were there already; 0 without one.
+  int64_t matched_tokens() const;
+
+  // Publishes full pages under content keys, keys[0] the page `first_page`, for later sequences
+  // that begin the same; a published page never changes, and a known key keeps its page. Returns
+  // how many are published under these keys now. FAILED_PRECONDITION where a page is not complete
+  // in every layer or has another key.
+  absl::StatusOr<int64_t> Publish(std::span<const std::string> keys, int64_t first_page = 0,
+                                  const CallOptions& call = {}) const;
 
   // A new sequence that shares the first `length` tokens (all, where absent) and a copy of the
   // client state. FAILED_PRECONDITION where `length` exceeds every layer's length. Not repeated by

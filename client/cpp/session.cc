@@ -30,16 +30,45 @@ absl::Status Session::lease_status() const {
 
 absl::StatusOr<Sequence> Session::CreateSequence(const Cache& cache, std::string_view client_state,
                                                  const CallOptions& call) {
+  return Create(cache, /*prefix=*/nullptr, client_state, call);
+}
+
+absl::StatusOr<Sequence> Session::CreateSequence(const Cache& cache, const Prefix& prefix,
+                                                 std::string_view client_state,
+                                                 const CallOptions& call) {
+  return Create(cache, &prefix, client_state, call);
+}
+
+absl::StatusOr<Sequence> Session::Create(const Cache& cache, const Prefix* prefix,
+                                         std::string_view client_state, const CallOptions& call) {
   v1::CreateSequenceRequest request;
   ToProto(state_->id, request.mutable_session());
   request.set_epoch(state_->epoch);
   ToProto(cache.info.id, request.mutable_cache());
   request.set_client_state(std::string(client_state));
+  if (prefix != nullptr) {
+    request.mutable_prefix()->mutable_keys()->Add(prefix->keys.begin(), prefix->keys.end());
+    request.mutable_prefix()->set_num_tokens(prefix->num_tokens);
+  }
   v1::CreateSequenceResponse response;
   ATTND_RETURN_IF_ERROR(
       state_->connection->Call(kCreateSequence, request, &response, Repeat::kOnlyIfRefused, call));
-  return Sequence(
-      std::make_shared<SequenceState>(state_, FromProto(response.sequence()), cache.info));
+  return Sequence(std::make_shared<SequenceState>(state_, FromProto(response.sequence()),
+                                                  cache.info, response.matched_tokens()));
+}
+
+absl::StatusOr<int64_t> Session::MatchPrefix(const Cache& cache, const Prefix& prefix,
+                                             const CallOptions& call) {
+  v1::MatchPrefixRequest request;
+  ToProto(state_->id, request.mutable_session());
+  request.set_epoch(state_->epoch);
+  ToProto(cache.info.id, request.mutable_cache());
+  request.mutable_keys()->Add(prefix.keys.begin(), prefix.keys.end());
+  request.set_num_tokens(prefix.num_tokens);
+  v1::MatchPrefixResponse response;
+  ATTND_RETURN_IF_ERROR(
+      state_->connection->Call(kMatchPrefix, request, &response, Repeat::kAlways, call));
+  return response.matched_tokens();
 }
 
 absl::StatusOr<std::vector<SequenceInfo>> Session::ListSequences(const CallOptions& call) {

@@ -50,6 +50,14 @@ class Session {
   // `client_state`: opaque bytes kept with the sequence, at most 1 MiB; version 1 where not empty.
   absl::StatusOr<Sequence> CreateSequence(const Cache& cache, std::string_view client_state = {},
                                           const CallOptions& call = {});
+  // Starts with the longest run of published pages that the keys name; matched_tokens() of the
+  // sequence says how many tokens need not be computed again, all but one at most.
+  absl::StatusOr<Sequence> CreateSequence(const Cache& cache, const Prefix& prefix,
+                                          std::string_view client_state = {},
+                                          const CallOptions& call = {});
+  // How many tokens that would match now. Changes and promises nothing.
+  absl::StatusOr<int64_t> MatchPrefix(const Cache& cache, const Prefix& prefix,
+                                      const CallOptions& call = {});
   absl::StatusOr<std::vector<SequenceInfo>> ListSequences(const CallOptions& call = {});
 
   // Items succeed or fail one by one: see AttendResult. The call fails where nothing of it was
@@ -70,6 +78,8 @@ class Session {
 
  private:
   friend class Client;
+  absl::StatusOr<Sequence> Create(const Cache& cache, const Prefix* prefix,
+                                  std::string_view client_state, const CallOptions& call);
   explicit Session(std::shared_ptr<SessionState> state);
   std::shared_ptr<SessionState> state_;  // shared with the session's sequences and streams
 };

@@ -56,6 +56,7 @@ struct CacheInfo {
   CacheGeometry geometry{};
   int64_t page_quota = 0;      // 0: no limit but the pool's
   int64_t pages_used = 0;      // owned by at least one sequence
+  int64_t pages_cached = 0;    // published and held by no sequence: evicted when pages run out
   int64_t pages_free = 0;      // in slabs of this cache
   int64_t pages_reserved = 0;  // of the free ones, promised to admitted items
   int64_t slabs = 0;
@@ -75,6 +76,13 @@ struct SequenceInfo {
   uint64_t client_state_version = 0;
 
   int64_t min_length() const;  // the shortest layer: tokens that are complete; 0 without layers
+};
+
+// A prompt, by the content keys of its full pages: each of 16 to 64 bytes, a hash of the key before
+// and of the page's tokens. Borrows.
+struct Prefix {
+  std::span<const std::string> keys{};  // at most num_tokens / page_size_tokens
+  int64_t num_tokens = 0;               // at least 1
 };
 
 struct SessionInfo {
@@ -152,6 +160,9 @@ struct Stats {
   uint64_t tokens_attended_total = 0;  // counted once a layer
   double kernel_seconds_total = 0;
   uint64_t resident_bytes = 0;
+  uint64_t prefix_tokens_queried_total = 0;  // of prompts that came with a Prefix
+  uint64_t prefix_tokens_matched_total = 0;  // of these, not computed again
+  uint64_t prefix_pages_evicted_total = 0;
 };
 
 // Where the time of a request went inside the daemon; the parts add up to the total.

@@ -51,6 +51,7 @@ MetricFamily Pages(const KvCacheStats& stats) {
       Add(family, static_cast<double>(pages.value()), {{"cache", cache.name}, {"state", state}});
     };
     add("used", cache.used);
+    add("cached", cache.cached);
     add("free", cache.free - cache.reserved);  // reserved pages are free ones that are promised
     add("reserved", cache.reserved);
   }
@@ -138,6 +139,15 @@ std::vector<MetricFamily> CollectGauges(const GaugeSample& sample) {
   counter("attnd_pages_copied_total", "Pages copied on write.", cache.pages_copied_total);
   counter("attnd_slabs_moved_total", "Slabs given back to the pool for another cache.",
           cache.slabs_moved_total);
+  counter("attnd_prefix_tokens_queried_total",
+          "Prompt tokens of sequences that were created with a prefix.",
+          cache.prefix_tokens_queried_total);
+  counter("attnd_prefix_tokens_matched_total",
+          "Of these, tokens whose keys and values were shared and not computed again.",
+          cache.prefix_tokens_matched_total);
+  counter("attnd_prefix_pages_evicted_total",
+          "Published pages that no sequence held, evicted because pages ran out.",
+          cache.prefix_pages_evicted_total);
   return families;
 }
 

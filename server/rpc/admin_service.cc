@@ -111,6 +111,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetStats(grpc::CallbackServerContext
   for (const CacheInfo& info : cache.caches) ToProto(info, *response->add_caches());
   response->set_sessions(cache.num_sessions);
   response->set_sequences(cache.num_sequences);
+  response->set_prefix_tokens_queried_total(cache.prefix_tokens_queried_total);
+  response->set_prefix_tokens_matched_total(cache.prefix_tokens_matched_total);
+  response->set_prefix_pages_evicted_total(cache.prefix_pages_evicted_total);
 
   const Scheduler::Stats scheduler = context_.scheduler.stats();
   response->set_queued_items(scheduler.queued_items);

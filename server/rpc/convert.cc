@@ -62,6 +62,7 @@ void ToProto(const CacheInfo& info, v1::CacheInfo& proto) {
   ToProto(info.geometry, *proto.mutable_geometry());
   proto.set_page_quota(info.quota.value());
   proto.set_pages_used(info.used.value());
+  proto.set_pages_cached(info.cached.value());
   proto.set_pages_free(info.free.value());
   proto.set_pages_reserved(info.reserved.value());
   proto.set_slabs(info.num_slabs);

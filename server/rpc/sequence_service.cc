@@ -2,7 +2,9 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "attnd/v1/sequence.grpc.pb.h"
@@ -18,6 +20,12 @@ namespace {
 absl::Status CheckLength(int64_t length) {
   if (length >= 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("length: ", length, ", expected at least 0"));
+}
+
+// Of any message with the field `keys`, which outlives the views.
+template <typename Message>
+std::vector<std::string_view> KeysOf(const Message& message) {
+  return {message.keys().begin(), message.keys().end()};
 }
 
 class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
@@ -38,6 +46,14 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
   grpc::ServerUnaryReactor* FreeSequence(grpc::CallbackServerContext* call,
                                          const v1::FreeSequenceRequest* request,
                                          v1::FreeSequenceResponse* response) override;
+  grpc::ServerUnaryReactor* PublishPrefix(grpc::CallbackServerContext* call,
+                                          const v1::PublishPrefixRequest* request,
+                                          v1::PublishPrefixResponse* response) override;
+  grpc::ServerUnaryReactor* MatchPrefix(grpc::CallbackServerContext* call,
+                                        const v1::MatchPrefixRequest* request,
+                                        v1::MatchPrefixResponse* response) override {
+    return ReplyNow(call, Match(*request, *response));
+  }
   grpc::ServerUnaryReactor* DescribeSequence(grpc::CallbackServerContext* call,
                                              const v1::DescribeSequenceRequest* request,
                                              v1::DescribeSequenceResponse* response) override {
@@ -58,11 +74,31 @@ class SequenceServiceImpl final : public v1::SequenceService::CallbackService {
   absl::Status Create(const v1::CreateSequenceRequest& request,
                       v1::CreateSequenceResponse& response) {
     ATTND_RETURN_IF_ERROR(RefuseWhileDraining(context_.admission));
+    const SessionRef by = AskedBy(request);
+    const CacheId cache = FromProto<CacheId>(request.cache());
+    if (!request.has_prefix()) {
+      ATTND_ASSIGN_OR_RETURN(const SequenceId sequence,
+                             context_.cache.CreateSequence(by, cache, request.client_state()));
+      ToProto(sequence, *response.mutable_sequence());
+      return absl::OkStatus();
+    }
+    const std::vector<std::string_view> keys = KeysOf(request.prefix());
+    const Prefix prefix{.keys = keys, .num_tokens = TokenCount(request.prefix().num_tokens())};
     ATTND_ASSIGN_OR_RETURN(
-        const SequenceId sequence,
-        context_.cache.CreateSequence(AskedBy(request), FromProto<CacheId>(request.cache()),
-                                      request.client_state()));
-    ToProto(sequence, *response.mutable_sequence());
+        const CreatedSequence created,
+        context_.cache.CreateSequence(by, cache, request.client_state(), prefix));
+    ToProto(created.sequence, *response.mutable_sequence());
+    response.set_matched_tokens(created.matched.value());
+    return absl::OkStatus();
+  }
+
+  absl::Status Match(const v1::MatchPrefixRequest& request, v1::MatchPrefixResponse& response) {
+    const std::vector<std::string_view> keys = KeysOf(request);
+    ATTND_ASSIGN_OR_RETURN(
+        const TokenCount matched,
+        context_.cache.MatchPrefix(AskedBy(request), FromProto<CacheId>(request.cache()),
+                                   {.keys = keys, .num_tokens = TokenCount(request.num_tokens())}));
+    response.set_matched_tokens(matched.value());
     return absl::OkStatus();
   }
 
@@ -135,6 +171,23 @@ grpc::ServerUnaryReactor* SequenceServiceImpl::TruncateSequence(
   const TokenCount length(request->length());
   return WhenQuiet(call, CheckLength(request->length()), by, sequence,
                    [=, this] { return context_.cache.Truncate(by, sequence, length); });
+}
+
+// Changes no page, so a draining daemon takes it.
+grpc::ServerUnaryReactor* SequenceServiceImpl::PublishPrefix(
+    grpc::CallbackServerContext* call, const v1::PublishPrefixRequest* request,
+    v1::PublishPrefixResponse* response) {
+  const SessionRef by = AskedBy(*request);
+  const SequenceId sequence = FromProto<SequenceId>(request->sequence());
+  // gRPC keeps the request until the call ends.
+  return WhenQuiet(call, absl::OkStatus(), by, sequence, [=, this]() -> absl::Status {
+    ATTND_ASSIGN_OR_RETURN(
+        const PublishedPrefix published,
+        context_.cache.PublishPrefix(by, sequence, request->first_page(), KeysOf(*request)));
+    response->set_pages(published.pages.value());
+    response->set_new_pages(published.added.value());
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* SequenceServiceImpl::FreeSequence(grpc::CallbackServerContext* call,

@@ -35,7 +35,8 @@ class SessionServiceImpl final : public v1::SessionService::CallbackService {
   absl::Status Open(const v1::OpenSessionRequest& request, v1::OpenSessionResponse& response) {
     ATTND_RETURN_IF_ERROR(RefuseWhileDraining(context_.admission));
     ATTND_ASSIGN_OR_RETURN(const Duration lease, DurationFromMs(request.lease_ms(), "lease_ms"));
-    ATTND_ASSIGN_OR_RETURN(SessionGrant grant, context_.cache.OpenSession(lease, request.label()));
+    ATTND_ASSIGN_OR_RETURN(SessionGrant grant,
+                           context_.cache.OpenSession(lease, request.label(), request.tenant()));
     ToProto(grant.ref.session, *response.mutable_session());
     response.set_epoch(grant.ref.epoch);
     response.set_token(std::move(grant.token));

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -130,7 +131,7 @@ class Fuzzer {
   }
 
   void Call() {
-    switch (input_.Byte() % 16) {
+    switch (input_.Byte() % 18) {
       case 0:
       case 1: {
         const LayerAccess access = Access();
@@ -173,16 +174,52 @@ class Fuzzer {
         (void)kv_.Free(PickSession(), Pick(sequences_));
         return;
       case 12:
-        Keep(kv_.OpenSession(Duration(input_.Number()), std::string(input_.Byte(), 'l')));
+        Keep(kv_.OpenSession(Duration(input_.Number()), std::string(input_.Byte(), 'l'),
+                             std::string(input_.Byte() % 130, 't')));
         return;
       case 13:
         return Keep(kv_.ResumeSession(Pick(sessions_).token, Duration(input_.Number())));
       case 14:
         return Housekeeping();
+      case 15:
+        return CreateFromPrefix();
+      case 16: {
+        const std::vector<std::string> keys = PrefixKeys();
+        const std::vector<std::string_view> views(keys.begin(), keys.end());
+        const uint8_t page = input_.Byte();
+        (void)kv_.PublishPrefix(PickSession(), Pick(sequences_),
+                                page < 200 ? page % 3 : input_.Number(), views);
+        return;
+      }
       default:
         (void)kv_.Describe(PickSession(), Pick(sequences_));
         (void)kv_.SetClientState(PickSession(), Pick(sequences_), input_.Byte() % 4, "state");
         return;
+    }
+  }
+
+  // Of a few prompts, one key in 32 bad.
+  std::vector<std::string> PrefixKeys() {
+    const uint8_t prompt = input_.Byte();
+    std::vector<std::string> keys;
+    for (int i = 0; i < prompt % 5; ++i) {
+      keys.emplace_back(16, static_cast<char>('a' + prompt % 3));
+      keys.back()[0] = static_cast<char>(i);
+    }
+    if (prompt >= 248 && !keys.empty()) keys.back().resize(input_.Byte() % 16);
+    return keys;
+  }
+  void CreateFromPrefix() {
+    const std::vector<std::string> keys = PrefixKeys();
+    const std::vector<std::string_view> views(keys.begin(), keys.end());
+    const Prefix prefix{.keys = views, .num_tokens = TokenCount(input_.Number() * 4)};
+    const SessionRef by = PickSession();
+    const CacheId cache = PickCache();
+    if (const auto matched = kv_.MatchPrefix(by, cache, prefix); matched.ok()) {
+      const auto created = kv_.CreateSequence(by, cache, "", prefix);
+      if (!created.ok()) return;
+      if (created->matched != *matched) std::abort();
+      sequences_.push_back(created->sequence);
     }
   }
 

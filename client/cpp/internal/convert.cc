@@ -93,6 +93,7 @@ CacheInfo FromProto(const v1::CacheInfo& proto) {
           .geometry = FromProto(proto.geometry()),
           .page_quota = proto.page_quota(),
           .pages_used = proto.pages_used(),
+          .pages_cached = proto.pages_cached(),
           .pages_free = proto.pages_free(),
           .pages_reserved = proto.pages_reserved(),
           .slabs = proto.slabs(),
@@ -164,7 +165,10 @@ Stats FromProto(const v1::GetStatsResponse& proto) {
                .tokens_written_total = proto.tokens_written_total(),
                .tokens_attended_total = proto.tokens_attended_total(),
                .kernel_seconds_total = proto.kernel_seconds_total(),
-               .resident_bytes = proto.resident_bytes()};
+               .resident_bytes = proto.resident_bytes(),
+               .prefix_tokens_queried_total = proto.prefix_tokens_queried_total(),
+               .prefix_tokens_matched_total = proto.prefix_tokens_matched_total(),
+               .prefix_pages_evicted_total = proto.prefix_pages_evicted_total()};
   for (const v1::DeviceStats& device : proto.devices()) {
     result.devices.push_back({.name = device.name(),
                               .pool_bytes = device.pool_bytes(),

@@ -28,10 +28,12 @@ struct SessionState {
 };
 
 struct SequenceState {
-  SequenceState(std::shared_ptr<SessionState> owner, Id sequence, CacheInfo in_cache)
+  SequenceState(std::shared_ptr<SessionState> owner, Id sequence, CacheInfo in_cache,
+                int64_t matched = 0)
       : session(std::move(owner)),
         id(sequence),
         cache(std::move(in_cache)),
+        matched_tokens(matched),
         steps(static_cast<size_t>(cache.geometry.num_layers)) {}
 
   // The step of the next write to `layer`; `given` where the caller counts for itself.
@@ -47,6 +49,7 @@ struct SequenceState {
   const std::shared_ptr<SessionState> session;  // shared with the Session
   const Id id;
   const CacheInfo cache;
+  const int64_t matched_tokens;              // that it was created with
   std::vector<std::atomic<uint64_t>> steps;  // by layer: the step used last
 };
 

@@ -179,6 +179,36 @@ TEST_F(DaemonTest, ANewClientGoesOnWithTheTokenAlone) {
   AttendAndCompare(resumed->sequences[0].sequence, host, 20, 4);
 }
 
+TEST_F(DaemonTest, SequencesThatBeginAlikeShareWhatWasPublished) {
+  const int64_t page = kGeometry.page_size_tokens;
+  const std::vector<std::string> keys = {std::string(32, 'a'), std::string(64, 'b')};
+  const Prefix prefix{.keys = keys, .num_tokens = 2 * page + 1};
+  const auto tenant = *client_->OpenSession({.label = "client-test", .tenant = "tenant"});
+  const Sequence first = *tenant->CreateSequence(cache_, prefix, "state");
+  EXPECT_EQ(first.matched_tokens(), 0);
+  EXPECT_EQ(first.Describe()->client_state, "state");
+  for (int32_t layer = 0; layer < kGeometry.num_layers; ++layer) {
+    const Rows rows = Draw(2 * page);
+    AttendItem item = Item(first, 0, rows);
+    item.layer = layer;
+    ASSERT_TRUE(tenant->Attend({&item, 1}).ok());
+  }
+  EXPECT_EQ(*first.Publish({keys.data() + 1, 1}, /*first_page=*/1), 1);
+  EXPECT_EQ(*tenant->MatchPrefix(cache_, prefix), 0);
+  EXPECT_EQ(*first.Publish(keys), 2);
+  EXPECT_EQ(*tenant->MatchPrefix(cache_, prefix), 2 * page);
+  ASSERT_TRUE(first.Free().ok());
+  const Sequence second = *tenant->CreateSequence(cache_, prefix);
+  EXPECT_EQ(second.matched_tokens(), 2 * page);
+  EXPECT_EQ(second.Describe()->min_length(), 2 * page);
+  EXPECT_EQ(*session_->MatchPrefix(cache_, prefix), 0);  // another tenant's
+  const Stats stats = *client_->GetStats();
+  EXPECT_GE(stats.prefix_tokens_matched_total, static_cast<uint64_t>(2 * page));
+  EXPECT_GT(stats.prefix_tokens_queried_total, stats.prefix_tokens_matched_total);
+  EXPECT_EQ(Sequence().Publish(keys).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(tenant->Close().ok());
+}
+
 TEST_F(DaemonTest, FlashAttentionMatchesTheReferenceForATensorOverManyFrames) {
   constexpr int64_t kRows = 700;  // a few hundred KiB: several slices on either side
   const Rows rows = Draw(kRows);
@@ -223,6 +253,7 @@ TEST_F(DaemonTest, AttnctlShowsTheDaemon) {
   EXPECT_EQ(top.exit_code, 0) << top.output;
   EXPECT_THAT(top.output, HasSubstr("stage_in"));
   EXPECT_THAT(top.output, testing::Not(HasSubstr("\x1b"))) << "no escape codes off a terminal";
+  EXPECT_THAT(run({"status"}).output, HasSubstr("pages used  cached"));
   const auto status = nlohmann::json::parse(run({"--json", "status"}).output, nullptr, false);
   ASSERT_TRUE(status.is_object());
   EXPECT_GE(status["sessions"], 1);

@@ -4,8 +4,8 @@
 // it.
 //
 // A model page counts its holders: the block tables it is in and the leases that read it. It must
-// exist while it has one, and may exist longer only while its former sequence is pinned. Not
-// thread-safe.
+// exist while it has one, and may exist longer only while its former sequence is pinned or it is
+// published. Not thread-safe.
 //
 //   std::vector<TableRef> table{TableRef(std::make_shared<ModelPage>(cache, offset))};
 //   std::vector<LeaseRef> read(table.begin(), table.end());
@@ -61,6 +61,7 @@ struct ModelPage {
   uint64_t offset;
   int64_t tables = 0;
   int64_t leases = 0;
+  std::string key;  // that it is published under; empty: it is not
 };
 
 // Holds a page; copies hold it too.
@@ -94,6 +95,15 @@ using LeaseRef = PageRef<&ModelPage::leases>;
 struct ModelSession {
   SessionGrant grant;
   MonotonicTime lease_end;
+  std::string tenant;
+};
+
+// A published page: it exists, whoever holds it, until it is evicted.
+struct ModelPrefix {
+  std::shared_ptr<ModelPage> page;
+  std::vector<std::vector<uint64_t>> marks;  // [layer][page_size]
+  int64_t depth = 0;                         // of the page in its run
+  uint64_t last_use = 0;
 };
 
 struct ModelLayer {

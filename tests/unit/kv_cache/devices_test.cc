@@ -7,8 +7,11 @@
 #include <array>
 #include <memory>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "tests/unit/kv_cache/cache_fixture.h"
 
 namespace attnd {
@@ -154,6 +157,75 @@ TEST_F(DevicesTest, AFailedDeviceLosesItsSequencesAndNoOthers) {
   const absl::Status none = kv_->CreateSequence(by_, cache_, "").status();
   ATTND_EXPECT_CODE(none, kInternal);
   EXPECT_THAT(none.message(), HasSubstr("it caught fire"));
+}
+
+// --- Prefixes.
+
+class DevicesPrefixTest : public DevicesTest {
+ protected:
+  static std::string Key(int page) { return absl::StrFormat("key of page %8d", page); }
+  // A new sequence of `pages` pages on `device`, published.
+  SequenceId PublishOn(int device, int pages) {
+    SequenceId id = Create();
+    while (DeviceOf(id) != device) id = Create();
+    EXPECT_TRUE(Write(id, 0, pages * kPageTokens).ok());
+    std::vector<std::string> keys;
+    for (int i = 0; i < pages; ++i) keys.push_back(Key(i));
+    const std::vector<std::string_view> views(keys.begin(), keys.end());
+    EXPECT_TRUE(kv_->PublishPrefix(by_, id, 0, views).ok());
+    return id;
+  }
+  CreatedSequence CreateFrom(int pages) {
+    std::vector<std::string> keys;
+    for (int i = 0; i < pages; ++i) keys.push_back(Key(i));
+    const std::vector<std::string_view> views(keys.begin(), keys.end());
+    return kv_
+        ->CreateSequence(by_, cache_, "",
+                         {.keys = views, .num_tokens = TokenCount(pages * kPageTokens + 1)})
+        .value();
+  }
+};
+
+TEST_F(DevicesPrefixTest, ASequenceGoesWhereItsLongestRunIs) {
+  OpenTwo(8, 8);
+  PublishOn(0, 3);
+  const CreatedSequence on_0 = CreateFrom(3);
+  EXPECT_EQ(on_0.matched.value(), 3 * kPageTokens);
+  EXPECT_EQ(DeviceOf(on_0.sequence), 0);  // though more pages are free on device 1
+  PublishOn(1, 4);                        // the same keys, and one more: a page for each device
+  const CreatedSequence on_1 = CreateFrom(4);
+  EXPECT_EQ(on_1.matched.value(), 4 * kPageTokens);
+  EXPECT_EQ(DeviceOf(on_1.sequence), 1);
+}
+
+TEST_F(DevicesPrefixTest, AFailedDevicesPrefixesAreForgotten) {
+  OpenTwo(8, 8);
+  const SequenceId held = PublishOn(0, 2);
+  ASSERT_TRUE(kv_->Free(by_, held).ok());
+  EXPECT_EQ(Info().cached, PageCount(2));
+  const SequenceId lost = CreateFrom(2).sequence;
+  kv_->FenceDevice(DeviceIndex(0), "it caught fire");
+  const CreatedSequence created = CreateFrom(2);
+  EXPECT_EQ(created.matched, TokenCount(0));
+  EXPECT_EQ(DeviceOf(created.sequence), 1);
+  const std::string key = Key(7);
+  const std::vector<std::string_view> views = {key};
+  ATTND_EXPECT_CODE(kv_->PublishPrefix(by_, lost, 0, views).status(), kDataLoss);
+  EXPECT_EQ(Info().cached, PageCount(0));
+}
+
+TEST_F(DevicesPrefixTest, AQuotaIsMetFromBothDevicesInTheOrderOfUse) {
+  OpenTwo(8, 8, /*quota=*/6);
+  const SequenceId first = PublishOn(1, 2);
+  const SequenceId second = PublishOn(0, 2);
+  ASSERT_TRUE(kv_->Free(by_, first).ok());
+  ASSERT_TRUE(kv_->Free(by_, second).ok());
+  SequenceId writer = Create();
+  while (DeviceOf(writer) != 0) writer = Create();
+  ASSERT_TRUE(Write(writer, 0, 4 * kPageTokens).ok());
+  EXPECT_EQ(Info().cached, PageCount(2));
+  EXPECT_EQ(DeviceOf(CreateFrom(2).sequence), 0);  // device 1 had the older ones
+  EXPECT_EQ(kv_->Stats().prefix_pages_evicted_total, 2u);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "kv_cache/slab_choice.h"
 #include "tests/unit/kv_cache/cache_fixture.h"
 
 namespace attnd {
@@ -23,6 +24,15 @@ class PoolSource final : public SlabSource {
   void ReturnSlab(const PageAllocator&, SuperblockRun run) override { pool.Free(run); }
   int64_t AvailableSuperblocks(const PageAllocator&) const override {
     return pool.free_superblocks();
+  }
+  std::optional<SuperblockRun> EvictSlab(const PageAllocator&, int64_t, uint64_t) override {
+    return std::nullopt;
+  }
+  int64_t CountSlabs(const PageAllocator&, int64_t superblocks) override {
+    return CountPieces(pool.FreeRuns(), {}, superblocks);
+  }
+  void EvictForQuota(const PageAllocator&, PageCount) override {
+    ADD_FAILURE() << "no page is idle";
   }
   DevicePool pool;
 };

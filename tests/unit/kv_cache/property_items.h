@@ -175,7 +175,6 @@ class PropertyItems : public PropertyState {
     }
     ++sequence->pins;
     leases_.push_back(std::move(held));
-    if (leases_.size() > 30) Release(0);
   }
 
   void ApplyWrite(ModelSequence& sequence, const LayerAccess& access, ModelLease& held) {
@@ -194,13 +193,15 @@ class PropertyItems : public PropertyState {
       const ModelPage& page = *sequence.table[i].page();
       if (offsets[i] == page.offset) {
         EXPECT_EQ(page.tables, 1) << "page " << i << " is shared and was not copied";
+        EXPECT_EQ(page.key, "") << "page " << i << " is published and was not copied";
         continue;
       }
       ASSERT_LT(copies, lease.copies().size());
       const PageCopy& copy = lease.copies()[copies++];
       EXPECT_EQ(copy.source, memory_.span().data() + page.offset);
       EXPECT_EQ(copy.destination, memory_.span().data() + offsets[i]);
-      EXPECT_TRUE(page.tables > 1 || Lingers(page)) << "copied a page of its own";
+      EXPECT_TRUE(page.tables > 1 || !page.key.empty() || Lingers(page))
+          << "copied a page of its own";
       sequence.lingering.push_back(sequence.table[i].page());
       held.pages.emplace_back(sequence.table[i]);
       sequence.table[i] = TableRef(std::make_shared<ModelPage>(sequence.cache, offsets[i]));
@@ -227,14 +228,6 @@ class PropertyItems : public PropertyState {
       }
     }
     sequence.DropPagesBeyondLongest();
-  }
-
-  // Whether a page left some other table and may still be copied from.
-  bool Lingers(const ModelPage& page) const {
-    return std::any_of(sequences_.begin(), sequences_.end(), [&](const SequencePtr& sequence) {
-      return std::any_of(sequence->lingering.begin(), sequence->lingering.end(),
-                         [&](const auto& lingering) { return lingering.get() == &page; });
-    });
   }
 
   void ReleaseLease() {
@@ -278,7 +271,7 @@ class PropertyItems : public PropertyState {
     if (info->quota > PageCount(0) && needed > (info->quota - info->used - reserved).value()) {
       return true;
     }
-    const int64_t missing = needed - (info->free - reserved).value();
+    const int64_t missing = needed - (info->free - reserved + info->cached).value();
     const int64_t slabs = (missing + info->layout.pages_per_slab - 1) / info->layout.pages_per_slab;
     const int64_t pool_free =
         static_cast<int64_t>(stats.pool_free_bytes.value() / kSuperblockBytes.value());

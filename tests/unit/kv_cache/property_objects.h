@@ -179,9 +179,12 @@ class PropertyObjects : public PropertyItems {
     const absl::StatusCode expected = std::ssize(sessions_) < kMaxSessions
                                           ? absl::StatusCode::kOk
                                           : absl::StatusCode::kResourceExhausted;
-    const absl::StatusOr<SessionGrant> grant = kv_->OpenSession(Duration::zero(), "property");
+    const std::string& tenant = kTenants[Below(std::ssize(kTenants))];
+    const absl::StatusOr<SessionGrant> grant =
+        kv_->OpenSession(Duration::zero(), "property", tenant);
     if (!Expect(expected, grant.status())) return;
-    sessions_[grant->ref.session] = {.grant = *grant, .lease_end = clock_.Now() + kLease};
+    sessions_[grant->ref.session] = {
+        .grant = *grant, .lease_end = clock_.Now() + kLease, .tenant = tenant};
   }
 
   void ResumeSession() {
@@ -264,6 +267,7 @@ class PropertyObjects : public PropertyItems {
     const absl::StatusCode expected =
         empty ? absl::StatusCode::kOk : absl::StatusCode::kFailedPrecondition;
     if (!Expect(expected, kv_->CloseCache(cache.id))) return;
+    std::erase_if(prefixes_, [&](const auto& prefix) { return prefix.first.cache == &cache; });
     Expect(absl::StatusCode::kNotFound, kv_->CloseCache(cache.id));
     EXPECT_EQ(cache.num_pages, 0);
     std::erase_if(reservations_, [&](const ModelReservation& reservation) {

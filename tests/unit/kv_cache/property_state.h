@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,7 @@ inline constexpr int64_t kMaxLength = 160;
 inline constexpr Duration kLease = std::chrono::seconds(60);
 inline constexpr int64_t kMaxSequences = 48;
 inline constexpr int64_t kMaxSessions = 5;
+inline const std::string kTenants[] = {"", "tenant"};
 
 // Geometries that differ in everything: pages of 8, 96, 48 and 160 KiB, the last in slabs of three
 // superblocks.
@@ -43,8 +45,11 @@ class PropertyState {
     KvCache::Options options{.boot = seed | 1, .default_lease = kLease};
     options.poison_free_pages = poison;
     options.max_sequences = kMaxSequences;
-    options.max_sessions = kMaxSessions;
+    options.max_sessions = kMaxSessions + std::ssize(kTenants);
     kv_ = std::make_unique<KvCache>(memory_.span(), options, clock_);
+    for (const std::string& tenant : kTenants) {
+      observers_[tenant] = kv_->OpenSession(options.max_lease, "observer", tenant)->ref;
+    }
   }
 
   // The cheap subset: counts against the model's.
@@ -62,13 +67,14 @@ class PropertyState {
       ++next;
       ASSERT_GE(info->used.value(), static_cast<int64_t>(cache->held.size()));
       ASSERT_LE(info->used.value(), cache->num_pages);
-      ASSERT_EQ((info->used + info->free).value(), info->num_slabs * info->layout.pages_per_slab);
+      ASSERT_EQ((info->used + info->cached + info->free).value(),
+                info->num_slabs * info->layout.pages_per_slab);
       ASSERT_LE(info->reserved, info->free);
       if (cache->num_reservations == 0) {
         ASSERT_EQ(info->reserved, PageCount(0));
       }
       if (cache->quota > 0) {
-        ASSERT_LE((info->used + info->reserved).value(), cache->quota);
+        ASSERT_LE((info->used + info->cached + info->reserved).value(), cache->quota);
       }
       ASSERT_EQ(info->num_sequences, cache->num_sequences);
       slab_bytes += static_cast<uint64_t>(info->num_slabs) * info->layout.slab_bytes().value();
@@ -87,6 +93,24 @@ class PropertyState {
 
  protected:
   using SequencePtr = std::shared_ptr<ModelSequence>;
+
+  struct PrefixName {
+    ModelCache* cache;
+    std::string tenant, key;
+    auto operator<=>(const PrefixName&) const = default;
+  };
+
+  // No sequence holds its page, nor did one that may still be pinned.
+  bool SurelyIdle(const ModelPrefix& prefix) const {
+    return prefix.page->tables + prefix.page->leases == 0 && !Lingers(*prefix.page);
+  }
+  // Whether a page left some other table and may still be copied from.
+  bool Lingers(const ModelPage& page) const {
+    return std::any_of(sequences_.begin(), sequences_.end(), [&](const SequencePtr& sequence) {
+      return std::any_of(sequence->lingering.begin(), sequence->lingering.end(),
+                         [&](const auto& lingering) { return lingering.get() == &page; });
+    });
+  }
 
   int64_t Below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
   bool OneIn(int64_t n) { return Below(n) == 0; }
@@ -160,6 +184,10 @@ class PropertyState {
   std::array<std::unique_ptr<ModelCache>, kNumGeometries> caches_;
   std::map<SessionId, ModelSession> sessions_;
   std::vector<SequencePtr> sequences_;
+  std::map<PrefixName, ModelPrefix> prefixes_;
+  std::map<std::string, SessionRef> observers_;  // by tenant; not in sessions_
+  uint64_t last_use_ = 0;
+  uint64_t pages_evicted_ = 0;  // that the model knows of
   std::vector<SequenceId> dead_;
   std::vector<ModelReservation> reservations_;
   std::vector<ModelLease> leases_;

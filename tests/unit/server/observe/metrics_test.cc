@@ -142,13 +142,18 @@ TEST(MetricsTest, GaugesFollowTheSampleAndForgetClosedCaches) {
                          .failure = ""}};
   sample.cache.num_sessions = 2;
   sample.cache.pages_copied_total = 9;
+  sample.cache.prefix_tokens_queried_total = 70;
+  sample.cache.prefix_tokens_matched_total = 48;
+  sample.cache.prefix_pages_evicted_total = 2;
   sample.cache.caches = {CacheNamed("a", 5, 3, 1), CacheNamed("odd \"name\"\n", 1, 0, 0)};
+  sample.cache.caches[0].cached = PageCount(6);
   sample.queued_items = 4;
   sample.queued_tokens = 40;
   sample.staging_bytes_in_use = 1 << 20;
   metrics.SetSampler([&] { return sample; });
   auto samples = Parse(metrics.Serialize());
   EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"used\"}"), 5);
+  EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"cached\"}"), 6);
   // Reserved pages are free ones that are promised: the states add up to what there is.
   EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"free\"}"), 2);
   EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"reserved\"}"), 1);
@@ -162,6 +167,9 @@ TEST(MetricsTest, GaugesFollowTheSampleAndForgetClosedCaches) {
   EXPECT_EQ(samples.at("attnd_queue_items"), 4);
   EXPECT_EQ(samples.at("attnd_staging_bytes"), 1 << 20);
   EXPECT_EQ(samples.at("attnd_pages_copied_total"), 9);
+  EXPECT_EQ(samples.at("attnd_prefix_tokens_queried_total"), 70);
+  EXPECT_EQ(samples.at("attnd_prefix_tokens_matched_total"), 48);
+  EXPECT_EQ(samples.at("attnd_prefix_pages_evicted_total"), 2);
   EXPECT_GT(samples.at("process_resident_memory_bytes"), 1 << 20);
 
   sample.cache.caches.erase(sample.cache.caches.begin());
