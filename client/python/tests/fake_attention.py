@@ -102,6 +102,7 @@ class FakeAttention(FakeState):
             sequence.values[layer][:end],
             start=start,
             options=item.options,
+            sinks=load_sinks(item.options, payload),
         )
         store_tensor(result.out, out, item.q.dtype, data)
         if item.options.return_lse:
@@ -121,8 +122,11 @@ class FakeAttention(FakeState):
             parts = [(q[a:b], k[c:d], v[c:d]) for (a, b), (c, d) in cuts]
         else:
             parts = list(zip(q, k, v, strict=True))
+        sinks = load_sinks(request.options, request.tensor_data)
         pairs = [
-            reference.attention(*part, start=len(part[1]) - len(part[0]), options=request.options)
+            reference.attention(
+                *part, start=len(part[1]) - len(part[0]), options=request.options, sinks=sinks
+            )
             for part in parts
         ]
         join = np.concatenate if ragged else np.stack
@@ -154,6 +158,16 @@ def load(name: str, tensor, payload: bytes, heads: int | None, dim: int | None) 
         raise Refused(Code.INVALID_ARGUMENT, f"{name}: its bytes lie outside tensor_data")
     raw = np.frombuffer(payload, dtype, count, tensor.offset_bytes).reshape(shape)
     return reference.widen(raw, tensor.dtype)
+
+
+def load_sinks(options, payload: bytes) -> np.ndarray | None:
+    """Of an item or a call; what this daemon's attention does not know is refused."""
+    for name in ("alibi_slopes", "tree_mask", "dropout"):
+        if options.HasField(name):
+            raise Refused(Code.UNIMPLEMENTED, f"{name}: the fake daemon has no kernel for it")
+    if not options.HasField("sinks"):
+        return None
+    return load("sinks", options.sinks, payload, None, None)
 
 
 def store_tensor(message, values: np.ndarray, dtype: int, data: bytearray) -> None:

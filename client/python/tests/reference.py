@@ -41,10 +41,12 @@ def attention(
     *,
     start: int,
     options: types_pb2.AttentionOptions,
+    sinks: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """q [n, Hq, Dk] at positions from `start`, k [m, Hkv, Dk], v [m, Hkv, Dv] at positions from 0.
 
-    Returns out [n, Hq, Dv] and lse [Hq, n]. No dropout, ALiBi, sinks or tree mask.
+    sinks: [Hq] logits that join the denominator. Returns out [n, Hq, Dv] and lse [Hq, n]. No
+    dropout, ALiBi or tree mask.
     """
     n, query_heads, dim = q.shape
     group = query_heads // k.shape[1]
@@ -71,6 +73,8 @@ def attention(
         highest = scores.max(axis=1, keepdims=True)
         weights = np.exp(scores - highest)
         total = weights.sum(axis=1, keepdims=True)
+        if sinks is not None:
+            total += np.exp(sinks[head] - highest)
         out[some, head] = (weights / total) @ v[:, head // group]
         lse[head, some] = (highest + np.log(total))[:, 0]
     return out, lse

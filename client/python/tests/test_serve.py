@@ -22,10 +22,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("fastapi")
 
-from conftest import SOURCE, daemon_binary, start_real, stop_real  # noqa: E402
-
 import attnd  # noqa: E402
 from attnd.demo import model as demo_model  # noqa: E402
+from conftest import SOURCE, daemon_binary, start_real, stop_real  # noqa: E402
 
 # Long enough to fill several pages of 16 tokens.
 SYSTEM = (

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _TAKEN = {
     "--attn-implementation": "attnd is the attention implementation",
     "--continuous-batching": "transformers' continuous batching keeps a paged cache of its own",
-    "--compile": "torch.compile wants a static cache in this process; attnd's cache is the daemon's",
+    "--compile": "torch.compile wants a static cache in this process; attnd's is the daemon's",
 }
 
 

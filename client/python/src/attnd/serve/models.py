@@ -14,8 +14,8 @@ from attnd.transformers import enable
 def serve_models_with(client: Client, *, reuse_prefix: bool = True) -> None:
     """From now on, each model that this process's server loads attends in `client`'s daemon.
 
-    `transformers serve` checks --attn-implementation against a fixed list, so that a registered name
-    cannot be given there: models are taken over right after they were loaded.
+    `transformers serve` checks --attn-implementation against a fixed list, so that a registered
+    name cannot be given there: models are taken over right after they were loaded.
 
     Args:
         client: connected; used for as long as the server runs.

@@ -109,7 +109,12 @@ class AttndCache(Cache):  # type: ignore[misc]
         return cache
 
     def match_prefix(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, salt: bytes
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        salt: bytes,
+        *,
+        publish_only: bool = False,
     ) -> int:
         """Begins the rows with the pages that others have published for the same tokens.
 
@@ -120,6 +125,8 @@ class AttndCache(Cache):  # type: ignore[misc]
             input_ids: [B, columns] of the prompts, padded on the left.
             attention_mask: [B, columns], 1 for tokens; None: no padding.
             salt: names the model; see `prefix.model_salt`.
+            publish_only: match nothing: for a loop that feeds the whole prompt whatever the cache
+                has.
 
         Returns:
             How many columns need not be computed: `past_length` from now on.
@@ -138,14 +145,15 @@ class AttndCache(Cache):  # type: ignore[misc]
             padding = (columns - attention_mask.sum(dim=1)).tolist()
         for row, pad in enumerate(padding):
             keys = RowKeys.of(input_ids[row, pad:].tolist(), page, salt)
-            self.sequences.append(
-                self.session.create_sequence(
-                    self.kv_cache, prefix_keys=keys.keys, num_tokens=max(columns - pad, 1)
-                )
-            )
+            wanted: dict[str, Any] = {}
+            if not publish_only:
+                wanted = {"prefix_keys": keys.keys, "num_tokens": max(columns - pad, 1)}
+            self.sequences.append(self.session.create_sequence(self.kv_cache, **wanted))
             self._keys.append(keys)
         matched = [sequence.matched_tokens for sequence in self.sequences]
-        past = min(pad + found for pad, found in zip(padding, matched, strict=True))
+        past = 0
+        if not publish_only:
+            past = min(pad + found for pad, found in zip(padding, matched, strict=True))
         self.lengths = [max(past - pad, 0) for pad in padding]
         for row, sequence in enumerate(self.sequences):
             self._keys[row].published = matched[row] // page

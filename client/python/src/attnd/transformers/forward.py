@@ -9,6 +9,7 @@ without their padding, and gradients flow through it.
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,9 @@ def attention_forward(
     options = _options(scaling, softcap or 0.0, kind.causal, kind.window, sinks)
     if dropout:
         seed = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64))
-        options = _with_dropout(options, dropout, seed)
-    rows = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    return _stateless(*rows, attention_mask, kind, options, clients.get(module)), None
+        options = replace(options, dropout=Dropout(probability=dropout, seed=seed))
+    q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    return _stateless(q, k, v, attention_mask, kind, options, clients.get(module)), None
 
 
 def _stateless(
@@ -191,9 +192,3 @@ def _options(
         window_right=right,
         sinks=sinks,
     )
-
-
-def _with_dropout(options: Options, probability: float, seed: int) -> Options:
-    import dataclasses
-
-    return dataclasses.replace(options, dropout=Dropout(probability=probability, seed=seed))

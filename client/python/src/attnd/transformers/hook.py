@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call that makes a model's attention, and the cache of its `generate`, the daemon's.
 
-    attnd.transformers.enable(model)
-    model.generate(**inputs, max_new_tokens=64)
+attnd.transformers.enable(model)
+model.generate(**inputs, max_new_tokens=64)
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _HOOK = "_attnd_hook"
 # With these alone the keys depend on nothing but the token ids and the model.
 _TEXT_ONLY = {"inputs", "input_ids", "attention_mask"}
 # The rows of these modes end as they began; beams change places.
+_SKIPS_WHAT_IS_CACHED = {"greedy_search", "sample", "beam_search", "beam_sample"}
 _KEEPS_ROWS = {"greedy_search", "sample", "assisted_generation"}
 
 
@@ -55,12 +56,13 @@ def enable(model: _Model, client: Client | None = None, *, reuse_prefix: bool = 
         raise InvalidArgument(
             f"model: got a {type(model).__name__}, expected a model of transformers"
         )
-    if model.config.is_encoder_decoder:
+    inner: Any = model
+    if inner.config.is_encoder_decoder:
         raise NotImplementedError(
             f"model: got {type(model).__name__}, an encoder-decoder; expected a decoder or encoder"
         )
     register()
-    model.set_attn_implementation("attnd")
+    inner.set_attn_implementation("attnd")
     client = client or attnd.connect()
     for module in model.modules():
         forward.clients[module] = client
@@ -69,9 +71,9 @@ def enable(model: _Model, client: Client | None = None, *, reuse_prefix: bool = 
         model.__dict__.pop("generate", None)
         model.__dict__.pop("_prepare_cache_for_generation", None)
         hook = _GenerateHook(model, client, reuse_prefix)
-        model.__dict__["generate"] = functools.partial(hook.generate, model.generate)
+        model.__dict__["generate"] = functools.partial(hook.generate, inner.generate)
         model.__dict__["_prepare_cache_for_generation"] = functools.partial(
-            hook.prepare_cache, model._prepare_cache_for_generation
+            hook.prepare_cache, inner._prepare_cache_for_generation
         )
         model.__dict__[_HOOK] = hook
     return model
@@ -135,9 +137,7 @@ class _GenerateHook:
         """`model._prepare_cache_for_generation`: an AttndCache where none was given."""
         implementation = generation_config.cache_implementation
         if model_kwargs.get("past_key_values") is not None or not generation_config.use_cache:
-            original(
-                generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-            )
+            original(generation_config, model_kwargs, generation_mode, batch_size, max_cache_length)
             return
         if implementation not in (None, "dynamic", "hybrid"):
             raise InvalidArgument(
@@ -154,7 +154,9 @@ class _GenerateHook:
             call.padding = (
                 [0] * len(ids) if mask is None else (ids.shape[1] - mask.sum(dim=1)).tolist()
             )
-            cache.match_prefix(ids, mask, self._salt)
+            # Assisted generation feeds the whole prompt at its start, whatever the cache has.
+            whole = str(generation_mode.value) not in _SKIPS_WHAT_IS_CACHED
+            cache.match_prefix(ids, mask, self._salt, publish_only=whole)
         else:
             call.padding = None
 

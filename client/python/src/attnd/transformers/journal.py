@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token ids written down with the sequences, so that another client finishes the text.
 
-    journal = TokenJournal(cache, inputs["attention_mask"], new_tokens=64)
-    model.generate(**inputs, past_key_values=cache, stopping_criteria=[journal], max_new_tokens=64)
-    ...                                      # the process dies; another one has the token
-    resumed = resume(client, token)
+journal = TokenJournal(cache, inputs["attention_mask"], new_tokens=64)
+model.generate(**inputs, past_key_values=cache, stopping_criteria=[journal], max_new_tokens=64)
+...                                      # the process dies; another one has the token
+resumed = resume(client, token)
 """
 
 from __future__ import annotations
