@@ -186,6 +186,7 @@ class EmbeddedDaemon:
         if process is not None:
             _stop(process)
         self._remove_folder()
+        _daemons.discard(self)
 
     def __enter__(self) -> EmbeddedDaemon:
         return self
