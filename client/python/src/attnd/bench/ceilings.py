@@ -128,7 +128,7 @@ class Ceilings:
     def _memory_rates(self) -> Iterator[tuple[str, float]]:
         if self._memory is None:
             # Not zeros: pages that were never written are all one page.
-            self._memory = torch.ones(_READ_BYTES // 4, dtype=torch.int32, device=self._device)
+            self._memory = torch.ones(_READ_BYTES // 4, device=self._device)
             self._memory.sum()
         memory = self._memory
         yield "read", _READ_BYTES / seconds_of(lambda: memory.sum(), self._device)
