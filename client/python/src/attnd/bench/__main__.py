@@ -13,10 +13,12 @@ failed or was wrong; the others are in the results. 2: it could not be run, or b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # PyTorch's OpenMP threads spin between its operators, on the cores on which the daemon computes
 # then. OpenBLAS, where PyTorch uses it, takes some CPUs for others when these two are set.
@@ -28,7 +30,10 @@ from attnd.bench import cases
 from attnd.bench.plan import Plan
 from attnd.bench.report import BadResults, Results
 
-_CUDA_POOL = "4GiB"  # PyTorch, on the same GPU, wants the rest.
+if TYPE_CHECKING:
+    from attnd import Client
+
+_CALL_TIMEOUT_S = 120.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--address", help="a daemon that runs; memory is measured on fresh ones")
+    parser.add_argument(
+        "--address",
+        help="of a daemon that runs (default: $ATTND_ADDRESS, else one is started); memory is "
+        "measured on fresh ones",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draws into it, as `plot` does")
     parser.add_argument("--quick", action="store_true", help="fewer lengths, less time each")
@@ -118,7 +127,6 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     import attnd
     from attnd.bench import tables
     from attnd.bench.ceilings import Ceilings
-    from attnd.bench.daemon import Daemon
     from attnd.bench.report import Report, make_head
     from attnd.bench.runs import Runner
 
@@ -127,11 +135,11 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     plan = _plan_of(args, threads, budget_s)
     try:
-        with Daemon(args.address, list(plan.daemon_flags)) as daemon:
-            about = daemon.client.capabilities()
+        with _client(args.address, args.device, threads) as client:
+            about = client.capabilities()
             name = f"attnd {about.version}, {about.backend}, {about.isa}, {about.device}"
             report = Report(make_head(args.device, threads, name), args.json)
-            Runner(plan, daemon, Ceilings(args.device, threads), report).run()
+            Runner(plan, client, Ceilings(args.device, threads), report).run()
     except attnd.AttndError as error:
         print(f"attnd.bench: could not be run: {error}", file=sys.stderr)
         return 2
@@ -143,6 +151,25 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     return 1 if report.failures else drawn
 
 
+@contextlib.contextmanager
+def _client(address: str | None, device: str, threads: int) -> Iterator[Client]:
+    """Of the daemon at `address` or $ATTND_ADDRESS; else of one of our own.
+
+    `attnd.connect()` would choose the same, but not that one's device and threads.
+    """
+    from attnd import Client
+    from attnd.bench.served import fresh_daemon
+
+    address = address or os.environ.get("ATTND_ADDRESS")
+    if address:
+        with Client(address, timeout_s=_CALL_TIMEOUT_S) as client:
+            yield client
+        return
+    daemon = fresh_daemon(device, threads)
+    with daemon, daemon.connect(timeout_s=_CALL_TIMEOUT_S) as client:
+        yield client
+
+
 def _plan_of(args: argparse.Namespace, threads: int, budget_s: float) -> Plan:
 
     cuda = args.device == "cuda"
@@ -150,9 +177,6 @@ def _plan_of(args: argparse.Namespace, threads: int, budget_s: float) -> Plan:
     tokens = args.tokens or (quick_tokens if args.quick else cases.GUIDE_TOKENS)
     decode = args.tokens or (quick_decode if args.quick else cases.DECODE_TOKENS)
     memory = args.tokens or (quick_memory if args.quick else cases.MEMORY_TOKENS)
-    flags = [f"--num_threads={threads}", f"--backend={'hip' if cuda else 'cpu'}"]
-    if cuda:
-        flags.append(f"--pool_bytes={_CUDA_POOL}")
     return Plan(
         device=args.device,
         dtypes=args.dtypes or (("f32", "f16") if cuda else ("f32",)),
@@ -161,7 +185,7 @@ def _plan_of(args: argparse.Namespace, threads: int, budget_s: float) -> Plan:
         memory_tokens=memory if "memory" in args.cases else (),
         budget_s=budget_s,
         least_rounds=3 if args.quick else 7,
-        daemon_flags=tuple(flags),
+        threads=threads,
     )
 
 

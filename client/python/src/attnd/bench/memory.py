@@ -30,15 +30,15 @@ from torch.nn import functional
 
 import attnd
 from attnd.bench.cases import Case
-from attnd.bench.daemon import Daemon
 from attnd.bench.peers import DTYPES, sdpa_context, standard_attention
+from attnd.bench.served import fresh_daemon
 
 METHODS = ("standard", "sdpa", "attnd")
 _WARM_TOKENS = 16
 _CHILD_S = 300
 
 
-def in_child(case: Case, method: str, device: str, daemon_flags: list[str]) -> dict[str, int]:
+def in_child(case: Case, method: str, device: str, threads: int) -> dict[str, int]:
     """Measures in a new process; the object that it prints.
 
     Raises:
@@ -46,8 +46,7 @@ def in_child(case: Case, method: str, device: str, daemon_flags: list[str]) -> d
     """
     command = [sys.executable, "-m", "attnd.bench.memory", f"--method={method}"]
     command += [f"--device={device}", f"--dtype={case.dtype}", f"--tokens={case.tokens}"]
-    command += [f"--threads={torch.get_num_threads()}"]
-    command += [f"--daemon_flag={flag}" for flag in daemon_flags]
+    command += [f"--threads={threads}"]
     source = str(Path(attnd.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
@@ -144,20 +143,19 @@ def main() -> int:
     parser.add_argument("--dtype", choices=sorted(DTYPES), required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--daemon_flag", action="append", default=[])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     case = Case.prefill(args.dtype, args.tokens, causal=False)
-    with torch.inference_mode(), Daemon(None, args.daemon_flag) as daemon:
-        pids = {"process": os.getpid()}
+    own = os.getpid()
+    with torch.inference_mode():
         if args.method == "attnd":
-            run = _served(daemon.client)
-            assert daemon.pid is not None
-            pids["daemon"] = daemon.pid
-            found = _measure(run, case, args.device, _Peak(**pids))
+            with fresh_daemon(args.device, args.threads) as daemon, daemon.connect() as client:
+                assert daemon.pid is not None
+                peak = _Peak(process=own, daemon=daemon.pid)
+                found = _measure(_served(client), case, args.device, peak)
         else:
             with sdpa_context(args.dtype, args.device):
-                found = _measure(_peer(args.method), case, args.device, _Peak(**pids))
+                found = _measure(_peer(args.method), case, args.device, _Peak(process=own))
     print(json.dumps(found))
     return 0
 

@@ -17,7 +17,7 @@ class Plan:
         dtypes: of the speed-up tables.
         tokens, decode_tokens, memory_tokens: lengths of each group; empty: not that group.
         budget_s: for the rounds of a case; at least `least_rounds` are made.
-        daemon_flags: of the daemons that the benchmark starts.
+        threads: of PyTorch and of the daemons that the benchmark starts.
     """
 
     device: str
@@ -27,7 +27,7 @@ class Plan:
     memory_tokens: tuple[int, ...]
     budget_s: float
     least_rounds: int
-    daemon_flags: tuple[str, ...]
+    threads: int
 
     def prefills(self) -> list[Case]:
         """Of the two speed-up tables."""

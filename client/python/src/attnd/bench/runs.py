@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
+import attnd
 from attnd.bench import memory
 from attnd.bench.cases import GUIDE_MEMORY_GB, GUIDE_SPEEDUPS, Case
 from attnd.bench.ceilings import Ceilings
-from attnd.bench.daemon import Daemon
 from attnd.bench.measure import Samples, alternate
 from attnd.bench.peers import (
     STANDARD,
@@ -39,8 +39,10 @@ _STATISTICS = (("", Samples.median), ("_p10", Samples.p10), ("_p90", Samples.p90
 class Runner:
     """One run of a plan against one daemon."""
 
-    def __init__(self, plan: Plan, daemon: Daemon, ceilings: Ceilings, report: Report) -> None:
-        self._plan, self._daemon, self._ceilings, self._report = plan, daemon, ceilings, report
+    def __init__(
+        self, plan: Plan, client: attnd.Client, ceilings: Ceilings, report: Report
+    ) -> None:
+        self._plan, self._client, self._ceilings, self._report = plan, client, ceilings, report
         self._progress = Progress(0)
 
     def run(self) -> None:
@@ -71,7 +73,7 @@ class Runner:
 
     def _prefill(self, case: Case) -> None:
         inputs = Inputs.fresh(case, self._plan.device)
-        ours = Prefill(self._daemon.client, case, inputs)
+        ours = Prefill(self._client, case, inputs)
         names = {
             "standard": f"PyTorch {torch.__version__} {STANDARD}",
             "sdpa": sdpa_name(case.dtype, self._plan.device),
@@ -116,7 +118,7 @@ class Runner:
         name = sdpa_name(case.dtype, self._plan.device)
         offered = decode_peers(case, inputs)
         names = {peer: f"{name}, {peer}" for peer in offered}
-        with Decode(self._daemon.client, case, inputs) as ours:
+        with Decode(self._client, case, inputs) as ours:
             peers = verify(case, inputs, ours.output, offered, names, self._report)
             samples, ceiling = self._sample(case, ours.run, peers)
         best = min(peers, key=samples.median)
@@ -144,7 +146,7 @@ class Runner:
             )
         self._ceilings.release()
         found = {
-            method: memory.in_child(case, method, plan.device, list(plan.daemon_flags))
+            method: memory.in_child(case, method, plan.device, plan.threads)
             for method in memory.METHODS
         }
         for unit in ("device",) if plan.device == "cuda" else ("host",):
