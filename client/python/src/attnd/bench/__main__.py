@@ -138,7 +138,8 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         with _client(args.address, args.device, threads) as client:
             about = client.capabilities()
             name = f"attnd {about.version}, {about.backend}, {about.isa}, {about.device}"
-            report = Report(make_head(args.device, threads, name), args.json)
+            head = make_head(args.device, "python -m attnd.bench", threads=threads, daemon=name)
+            report = Report(head, args.json)
             Runner(plan, client, Ceilings(args.device, threads), report).run()
     except attnd.AttndError as error:
         print(f"attnd.bench: could not be run: {error}", file=sys.stderr)

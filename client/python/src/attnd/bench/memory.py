@@ -71,18 +71,20 @@ def available_bytes(device: str) -> int:
     return _status(Path("/proc/meminfo"), "MemAvailable")
 
 
-class _Peak:
-    """Peak resident bytes of processes above what they had at `begin`."""
+class Peak:
+    """Peak resident bytes of processes, by name, above what they had at `begin`."""
 
     def __init__(self, **pids: int) -> None:
         self._pids, self._before = pids, dict[str, int]()
 
     def begin(self) -> None:
+        """Forgets what was before."""
         for name, pid in self._pids.items():
             self._before[name] = _status(Path(f"/proc/{pid}/status"), "VmRSS")
             Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
 
     def end(self) -> dict[str, int]:
+        """What each has added since, at its highest."""
         return {
             name: _status(Path(f"/proc/{pid}/status"), "VmHWM") - self._before[name]
             for name, pid in self._pids.items()
@@ -114,7 +116,7 @@ def _served(client: attnd.Client) -> Callable[[int, str, torch.dtype], torch.Ten
 
 
 def _measure(
-    run: Callable[[int, str, torch.dtype], torch.Tensor], case: Case, device: str, peak: _Peak
+    run: Callable[[int, str, torch.dtype], torch.Tensor], case: Case, device: str, peak: Peak
 ) -> dict[str, int]:
     dtype = DTYPES[case.dtype]
     run(_WARM_TOKENS, device, dtype)  # Libraries, threads and workspaces are no part of it.
@@ -151,11 +153,11 @@ def main() -> int:
         if args.method == "attnd":
             with fresh_daemon(args.device, args.threads) as daemon, daemon.connect() as client:
                 assert daemon.pid is not None
-                peak = _Peak(process=own, daemon=daemon.pid)
+                peak = Peak(process=own, daemon=daemon.pid)
                 found = _measure(_served(client), case, args.device, peak)
         else:
             with sdpa_context(args.dtype, args.device):
-                found = _measure(_peer(args.method), case, args.device, _Peak(process=own))
+                found = _measure(_peer(args.method), case, args.device, Peak(process=own))
     print(json.dumps(found))
     return 0
 

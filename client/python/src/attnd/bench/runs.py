@@ -13,7 +13,7 @@ import torch
 
 import attnd
 from attnd.bench import memory
-from attnd.bench.cases import GUIDE_MEMORY_GB, GUIDE_SPEEDUPS, Case
+from attnd.bench.cases import GUIDE_SPEEDUPS, Case, claimed_saving
 from attnd.bench.ceilings import Ceilings
 from attnd.bench.measure import Samples, alternate
 from attnd.bench.peers import (
@@ -166,7 +166,7 @@ class Runner:
                     ratio=1 - total["attnd"] / total[peer],
                 )
             saved = 1 - total["attnd"] / total["standard"]
-            _, claimed = claimed_saving(case)
+            claimed = claimed_saving(case.tokens)
             self._report.add(
                 case,
                 "memory_saved",
@@ -238,14 +238,6 @@ class Runner:
         shown = {**peers, "attnd's kernel": "ours.kernel", "whole call": "ours.call"}
         medians = [f"{label} {samples.median(name) * 1e3:.3f}" for label, name in shown.items()]
         self._progress.note(f"{', '.join(medians)} ms; {samples.rounds} rounds")
-
-
-def claimed_saving(case: Case) -> tuple[float | None, float | None]:
-    """The guide's GB of standard attention, and the share that it says is saved."""
-    if case.tokens not in GUIDE_MEMORY_GB:
-        return None, None
-    standard, flash = GUIDE_MEMORY_GB[case.tokens]
-    return standard, 1 - flash / standard
 
 
 def _total(parts: Mapping[str, int], kind: str) -> int:
