@@ -20,11 +20,11 @@ if [[ $# -eq 0 ]]; then
     set -- "$@" "$(basename "$file" .py)"
   done
   set -- "$@" pybench
+  [[ -d $programs ]] || {
+    echo "bench: no benchmark is built" >&2
+    exit 1
+  }
 fi
-[[ -e $programs ]] || {
-  echo "bench: no benchmark is built" >&2
-  exit 1
-}
 failed=()
 for name in "$@"; do
   json=build/bench/$name.json
