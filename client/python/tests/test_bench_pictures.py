@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,10 +15,10 @@ from typing import Any
 import pytest
 
 from attnd.bench import __main__ as bench
-from attnd.bench import progress, tables
+from attnd.bench import page, progress, tables
 from attnd.bench.cases import DECODE_TOKENS, GUIDE_TOKENS, MEMORY_TOKENS, Case
 from attnd.bench.report import GUIDE, BadResults, Report, Results
-from conftest import SOURCE
+from conftest import REPOSITORY, SOURCE
 
 PICTURES = ("speedup", "tflops", "memory", "overhead", "decode")
 STANDARD, SDPA = "PyTorch standard (matmul)", "PyTorch scaled_dot_product_attention"
@@ -94,6 +95,37 @@ def test_tables_hold_what_the_rows_say(results_file: Path, capsys: Any) -> None:
     for block in text.split("### ")[1:]:
         rows = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in rows}) == 1, block
+
+
+def test_the_page_shows_the_results_that_are_kept() -> None:
+    """docs/benchmarks.md has the tables of tests/results, word for word."""
+    path = REPOSITORY / "docs" / "benchmarks.md"
+    text = path.read_text(encoding="utf-8")
+    shown = dict(re.findall(r"<!-- results: ([\w.-]+) -->\n(.*?)<!-- end -->", text, re.DOTALL))
+    assert "xeon-amx-2cpu" in shown
+    for name, found in shown.items():
+        kept = REPOSITORY / "tests" / "results" / name / "pybench.json"
+        if not found.strip():
+            assert not kept.exists(), f"{kept} is not shown: run table --into"
+            continue
+        assert found.strip() == page.section(path, name, Results.load(kept)).strip(), name
+        assert len(re.findall(rf"\]\(images/{name}/\w+\.svg\)", found)) == len(PICTURES)
+        for picture in PICTURES:
+            assert (path.parent / "images" / name / f"{picture}.svg").stat().st_size < 150_000
+
+
+def test_a_page_without_a_place_is_refused(results_file: Path, capsys: Any) -> None:
+    where = results_file.with_name("page.md")
+    place = f"<!-- results: {results_file.parent.name} -->\nold\n<!-- end -->\nafter\n"
+    where.write_text(f"before\n{place}")
+    assert bench.main(["table", str(results_file), f"--into={where}"]) == 0
+    text = where.read_text()
+    assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n")
+    assert "### Speed-up" in text and "old" not in text
+    where.write_text("nothing\n")
+    with pytest.raises(SystemExit):
+        bench.main(["table", str(results_file), f"--into={where}"])
+    assert "expected a line <!-- results:" in capsys.readouterr().err
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path, capsys: Any) -> None:

@@ -4,7 +4,7 @@
     python -m attnd.bench --json build/bench/pybench.json --plots build/bench
     python -m attnd.bench --device cuda --json pybench.json
     python -m attnd.bench plot pybench.json --out DIR     # needs matplotlib, and no torch
-    python -m attnd.bench table pybench.json              # Markdown
+    python -m attnd.bench table pybench.json              # Markdown, --into PAGE.md too
 
 Every output is compared with fp64 before it is timed. Exit code 0: all was measured. 1: a case
 failed or was wrong; the others are in the results. 2: it could not be run, or bad flags.
@@ -16,7 +16,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,33 +200,51 @@ def _plot(argv: list[str]) -> int:
         help="results; more files, gpu_bench.json for one, add their series",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--formats",
+        type=_names(("png", "svg")),
+        default=("png", "svg"),
+        metavar="LIST",
+        help="default: png,svg",
+    )
     args = parser.parse_args(argv)
     try:
-        return _draw(Results.load(*args.files), args.out)
+        return _draw(Results.load(*args.files), args.out, args.formats)
     except (OSError, BadResults) as error:
         parser.error(str(error))
 
 
 def _table(argv: list[str]) -> int:
-    from attnd.bench import tables
+    from attnd.bench import page, tables
 
     parser = argparse.ArgumentParser(prog="attnd.bench table")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    parser.add_argument("file", type=Path, metavar="FILE.json")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        metavar="PAGE.md",
+        help="replaces what the page has between `<!-- results: DIR -->` and `<!-- end -->`, where "
+        "DIR is the file's folder, by the pictures of its images/DIR and the tables",
+    )
     args = parser.parse_args(argv)
     try:
-        print(tables.everything(Results.load(*args.files)))
+        results = Results.load(args.file)
+        if args.into is None:
+            print(tables.everything(results))
+        else:
+            page.write_into(args.into, args.file.resolve().parent.name, results)
     except (OSError, BadResults) as error:
         parser.error(str(error))
     return 0
 
 
-def _draw(results: Results, folder: Path) -> int:
+def _draw(results: Results, folder: Path, formats: Sequence[str] = ("png", "svg")) -> int:
     try:
         from attnd.bench import plots
     except ImportError as error:
         print(f"attnd.bench: no plots without matplotlib: {error}", file=sys.stderr)
         return 2
-    for path in plots.draw(results, folder):
+    for path in plots.draw(results, folder, formats):
         print(path)
     return 0
 
