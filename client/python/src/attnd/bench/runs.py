@@ -146,7 +146,7 @@ class Runner:
             )
         self._ceilings.release()
         found = {
-            method: memory.in_child(case, method, plan.device, plan.threads)
+            method: memory.measure(case, method, plan.device, plan.threads)
             for method in memory.METHODS
         }
         for unit in ("device",) if plan.device == "cuda" else ("host",):
