@@ -24,6 +24,7 @@ from attnd.bench.cases import GUIDE_MEMORY_GB, Case
 from attnd.bench.measure import alternate, quantile
 from attnd.bench.peers import Inputs, prefill_peers
 from attnd.bench.report import FIELDS, Report
+from attnd.bench.runs import Calmest
 from attnd.bench.verify import Error, WrongOutput, checked_rows, truth, verify
 from conftest import Daemon, daemon_binary
 from fake_daemon import FakeDaemon
@@ -216,6 +217,20 @@ def test_a_case_that_fails_loses_no_other(fake: FakeDaemon, tmp_path: Path) -> N
     assert {row["case"] for row in results["rows"]} == {str(Case.prefill("f32", 16, True))}
 
 
+def test_of_several_passes_the_calmest_is_kept() -> None:
+    calmest = Calmest()
+    for name, ceiling, rows in (
+        ("a", 1.0, [{"ours": 1}]),
+        ("b", 5.0, [{"ours": 2}, {"ours": 3}]),
+        ("a", 2.0, [{"ours": 4}]),  # Calmer than before.
+        ("b", 4.0, [{"ours": 9}]),  # Faster, but the machine was not calmer.
+        ("a", 0.0, []),  # Failed.
+        ("c", 0.0, [{"ours": 5}]),
+    ):
+        calmest.offer(name, ceiling, rows)
+    assert [row["ours"] for row in calmest.rows()] == [4, 2, 3, 5]
+
+
 def test_standard_attention_takes_what_the_formula_says() -> None:
     case = Case.prefill("f32", 512, causal=False)
     found = memory.in_child(case, "standard", "cpu", 1)
@@ -239,6 +254,7 @@ def test_memory_of_a_served_call_is_counted_in_both_processes() -> None:
         (["--tokens=12,many"], "got '12,many', expected lengths of 2 to 131072 tokens"),
         (["--tokens=1"], "expected lengths of 2"),
         (["--threads=0"], "--threads: got 0, expected 1 to"),
+        (["--passes=0"], "--passes: got 0, expected at least 1"),
         (["--budget_s=-1"], "--budget_s: got -1.0, expected at least 0"),
         (["plot", "/nowhere/x.json", "--out=/tmp"], "/nowhere/x.json"),
         (["table", __file__], "no JSON"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from attnd.bench import __main__ as bench
-from attnd.bench import page, progress, tables
+from attnd.bench import page, plots, progress, tables
 from attnd.bench.cases import DECODE_TOKENS, GUIDE_TOKENS, MEMORY_TOKENS, Case
 from attnd.bench.report import GUIDE, BadResults, Report, Results
 from conftest import REPOSITORY, SOURCE
@@ -84,6 +84,25 @@ def test_every_picture_is_drawn_without_torch(results_file: Path, tmp_path: Path
         root = ElementTree.fromstring(svg)
         assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 20
         assert max(len(png), len(svg)) < 150_000
+
+
+@pytest.mark.parametrize(("device", "alone"), [("cpu", False), ("cuda", True)])
+def test_kernels_alone_are_a_series_of_their_own_on_a_gpu(
+    results_file: Path, device: str, alone: bool
+) -> None:
+    """Rows of gpu_bench.json, kept in tests/results, are drawn beside a GPU's and no CPU's."""
+    kept = REPOSITORY / "tests" / "results" / "h100" / "gpu_bench.json"
+    results = Results.load(results_file, kept)
+    results.head["device"] = device
+    for picture in (plots.speedup, plots.tflops):
+        figure = picture(results)
+        assert figure is not None
+        labels = {text.get_text() for text in figure.legends[0].get_texts()}
+        assert {"attnd: kernel in the daemon", "PyTorch SDPA"} < labels
+        assert ("attnd: kernel alone, in device memory" in labels) == alone
+        for axes in figure.axes:
+            assert axes.get_xlabel() == "tokens" and axes.get_xscale() == "log"
+        assert results.head["hardware"] in figure.get_suptitle()
 
 
 def test_tables_hold_what_the_rows_say(results_file: Path, capsys: Any) -> None:

@@ -16,7 +16,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.pop("OPENBLAS_CORETYPE", None)
 os.environ.pop("OPENBLAS_L2_SIZE", None)
 
-from attnd.bench import cases
+from attnd.bench import cases, flags
 from attnd.bench.plan import Plan
 from attnd.bench.report import BadResults, Results
 
@@ -43,69 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return _plot(argv[1:])
     if argv[:1] == ["table"]:
         return _table(argv[1:])
-    return _run(_parser(), argv)
-
-
-def _parser() -> argparse.ArgumentParser:
-    text = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(
-        prog="attnd.bench",
-        description=text[0],
-        epilog="\n".join(text[2:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--address",
-        help="of a daemon that runs (default: $ATTND_ADDRESS, else one is started); memory is "
-        "measured on fresh ones",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="draws into it, as `plot` does")
-    parser.add_argument("--quick", action="store_true", help="fewer lengths, less time each")
-    parser.add_argument(
-        "--cases",
-        type=_names(cases.GROUPS),
-        default=cases.GROUPS,
-        metavar="LIST",
-        help=f"of {','.join(cases.GROUPS)} (default: all)",
-    )
-    parser.add_argument(
-        "--dtypes",
-        type=_names(tuple(cases.ELEMENT_BYTES)),
-        metavar="LIST",
-        help="of the speed-up tables (default: f32; with --device cuda f32,f16)",
-    )
-    parser.add_argument(
-        "--tokens", type=_lengths, metavar="LIST", help="the lengths of every group of --cases"
-    )
-    parser.add_argument("--budget_s", type=float, help="seconds to time a case (default: 4, 0.5)")
-    parser.add_argument("--threads", type=int, help="PyTorch's and the daemon's (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs")
-    return parser
-
-
-def _names(allowed: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(text.split(","))
-        for name in names:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(
-                    f"got {name!r}, expected some of {','.join(allowed)}"
-                )
-        return names
-
-    return parse
-
-
-def _lengths(text: str) -> tuple[int, ...]:
-    try:
-        lengths = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        lengths = ()
-    if not lengths or min(lengths) < 2 or max(lengths) > 131072:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected lengths of 2 to 131072 tokens")
-    return lengths
+    return _run(flags.parser((__doc__ or "").splitlines()), argv)
 
 
 def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
@@ -117,6 +55,8 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     budget_s = args.budget_s if args.budget_s is not None else 0.5 if args.quick else 4.0
     if not budget_s >= 0:
         parser.error(f"--budget_s: got {budget_s}, expected at least 0")
+    if args.passes < 1:
+        parser.error(f"--passes: got {args.passes}, expected at least 1")
     try:
         import torch
     except ImportError as error:
@@ -128,7 +68,7 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     from attnd.bench import tables
     from attnd.bench.ceilings import Ceilings
     from attnd.bench.report import Report, make_head
-    from attnd.bench.runs import Runner
+    from attnd.bench.runs import run
 
     torch.manual_seed(args.seed)
     torch.set_num_threads(threads)
@@ -140,7 +80,7 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
             name = f"attnd {about.version}, {about.backend}, {about.isa}, {about.device}"
             head = make_head(args.device, "python -m attnd.bench", threads=threads, daemon=name)
             report = Report(head, args.json)
-            Runner(plan, client, Ceilings(args.device, threads), report).run()
+            run(plan, client, Ceilings(args.device, threads), report)
     except attnd.AttndError as error:
         print(f"attnd.bench: could not be run: {error}", file=sys.stderr)
         return 2
@@ -186,6 +126,7 @@ def _plan_of(args: argparse.Namespace, threads: int, budget_s: float) -> Plan:
         memory_tokens=memory if "memory" in args.cases else (),
         budget_s=budget_s,
         least_rounds=3 if args.quick else 7,
+        passes=args.passes,
         threads=threads,
     )
 
@@ -202,7 +143,7 @@ def _plot(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--formats",
-        type=_names(("png", "svg")),
+        type=flags.names(("png", "svg")),
         default=("png", "svg"),
         metavar="LIST",
         help="default: png,svg",

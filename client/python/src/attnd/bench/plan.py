@@ -17,6 +17,7 @@ class Plan:
         dtypes: of the speed-up tables.
         tokens, decode_tokens, memory_tokens: lengths of each group; empty: not that group.
         budget_s: for the rounds of a case; at least `least_rounds` are made.
+        passes: over all that is timed; see runs.py.
         threads: of PyTorch and of the daemons that the benchmark starts.
     """
 
@@ -27,6 +28,7 @@ class Plan:
     memory_tokens: tuple[int, ...]
     budget_s: float
     least_rounds: int
+    passes: int
     threads: int
 
     def prefills(self) -> list[Case]:
