@@ -3,8 +3,9 @@
 #
 # Runs the benchmarks, all or those named, and writes their rows to build/bench/NAME.json.
 #   scripts/bench.sh [NAME...]
-# A benchmark is a program of attnd_benchmark() or a script tests/bench/NAME_bench.py; each checks
-# its output before it measures, and takes --json FILE.
+# A benchmark is a program of attnd_benchmark(), a script tests/bench/NAME_bench.py, or pybench,
+# which is `python -m attnd.bench` with its pictures; each checks its output before it measures, and
+# takes --json FILE.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -18,10 +19,11 @@ if [[ $# -eq 0 ]]; then
   for file in "$programs"/* tests/bench/*_bench.py; do
     set -- "$@" "$(basename "$file" .py)"
   done
-fi
-if [[ $# -eq 0 ]]; then
-  echo "bench: no benchmark is built" >&2
-  exit 1
+  set -- "$@" pybench
+  [[ -d $programs ]] || {
+    echo "bench: no benchmark is built" >&2
+    exit 1
+  }
 fi
 failed=()
 for name in "$@"; do
@@ -31,7 +33,9 @@ for name in "$@"; do
   if [[ -x $programs/$name ]]; then
     "$programs/$name" --json "$json" </dev/null || failed+=("$name")
   elif scripts/python_env.sh; then
-    .venv/bin/python "tests/bench/$name.py" --json "$json" </dev/null || failed+=("$name")
+    command=("tests/bench/$name.py")
+    [[ $name != pybench ]] || command=(-m attnd.bench --plots build/bench)
+    .venv/bin/python "${command[@]}" --json "$json" </dev/null || failed+=("$name")
   else
     echo "bench: $name did NOT run: it needs Python packages that cannot be had here" >&2
   fi

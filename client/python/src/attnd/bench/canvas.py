@@ -18,7 +18,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from attnd.bench.cases import Case
 from attnd.bench.report import Results
@@ -136,7 +136,10 @@ def tokens_axis(axes: Axes, cases: Sequence[Case]) -> None:
 
 
 def plain_log_y(axes: Axes, unit: str = "", base: int = 10) -> None:
-    """A logarithmic axis whose ticks are plain numbers."""
+    """A logarithmic axis whose ticks are plain numbers; to be called when all is drawn."""
     axes.set_yscale("log", base=base)
+    low, high = axes.get_ylim()
+    if base == 10 and high < 500 * low:
+        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}{unit}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda _, __: ""))

@@ -136,6 +136,15 @@ GUIDE_SPEEDUPS = {
 # {tokens: (GB of standard attention, GB of flash attention)}
 GUIDE_MEMORY_GB = {1024: (4.2, 1.1), 2048: (16.8, 2.3), 4096: (67.1, 4.7)}
 
+
+def claimed_saving(tokens: int) -> float | None:
+    """The share of standard attention's memory that the guide says is saved; None: no claim."""
+    if tokens not in GUIDE_MEMORY_GB:
+        return None
+    standard, flash = GUIDE_MEMORY_GB[tokens]
+    return round(1 - flash / standard, 2)
+
+
 GUIDE_TOKENS = tuple(GUIDE_SPEEDUPS[False])
 MEMORY_TOKENS = tuple(GUIDE_MEMORY_GB)
 DECODE_TOKENS = (1024, 2048, 4096, 8192, 16384)

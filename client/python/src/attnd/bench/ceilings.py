@@ -27,9 +27,9 @@ from attnd.bench.peers import DTYPES, seconds_of
 _READ_BYTES = 1 << 30
 # The smallest cases of `attention_bench --worker`, whose "ceiling" is wanted, not the case.
 _WORKER_CASES = {
-    "f32": "prefill f32 1 1 1 64 16 0",
-    "bf16": "prefill bf16 1 1 1 64 16 0",
-    "read": "decode bf16 1 1 1 64 16 0",
+    "f32": Case("prefill", "f32", 1, 1, 1, 64, 16, False),
+    "bf16": Case("prefill", "bf16", 1, 1, 1, 64, 16, False),
+    "read": Case("decode", "bf16", 1, 1, 1, 64, 16, True),
 }
 
 
@@ -42,32 +42,49 @@ def worker_program() -> Path | None:
     return program if program.is_file() else None
 
 
-class _Worker:
-    """`attention_bench --worker` with one case: a line out, a line in."""
+class Worker:
+    """`attention_bench --worker`, the CPU kernels in process: a line out, a line in."""
 
-    def __init__(self, program: Path, case: str, threads: int) -> None:
+    def __init__(self, program: Path) -> None:
         self._process = subprocess.Popen(
             [str(program), "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._ask(f"case {threads} {case}")
+
+    @property
+    def pid(self) -> int:
+        """Of the program."""
+        return self._process.pid
+
+    def case(self, threads: int, case: Case) -> list[str]:
+        """Verifies a case and keeps it for what follows: error, FLOPs, bytes, words of its name.
+
+        Raises:
+            RuntimeError: its output is wrong.
+        """
+        return self.ask(
+            f"case {threads} {case.phase} {case.dtype} {case.batch} {case.heads} {case.kv_heads} "
+            f"{case.dim} {case.tokens} {int(case.causal and case.phase == 'prefill')}"
+        )
 
     def sample(self) -> float:
-        """FLOP/s or bytes/s, now."""
-        return float(self._ask("ceiling").split()[0])
+        """The ceiling of the case, FLOP/s or bytes/s, now."""
+        return float(self.ask("ceiling")[0])
 
     def close(self) -> None:
+        """Ends the program."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
-    def _ask(self, line: str) -> str:
+    def ask(self, line: str) -> list[str]:
+        """The words of the answer to `line`."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"attention_bench gave up on {line!r}")
-        return answer
+        return answer.split()
 
 
 class Ceilings:
@@ -76,7 +93,7 @@ class Ceilings:
     def __init__(self, device: str, threads: int) -> None:
         self._device, self._threads = device, threads
         self._program = worker_program() if device == "cpu" else None
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
         self._matrices: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._memory: torch.Tensor | None = None
         # {what it is: all samples}, for the head of the results.
@@ -112,7 +129,8 @@ class Ceilings:
         if self._program is None or kind not in _WORKER_CASES:
             return []
         if kind not in self._workers:
-            self._workers[kind] = _Worker(self._program, _WORKER_CASES[kind], self._threads)
+            self._workers[kind] = Worker(self._program)
+            self._workers[kind].case(self._threads, _WORKER_CASES[kind])
         what = "read" if kind == "read" else f"{kind} registers"
         return [self._keep(f"{what}, ceilings.cc", self._workers[kind].sample())]
 
@@ -128,7 +146,7 @@ class Ceilings:
     def _memory_rates(self) -> Iterator[tuple[str, float]]:
         if self._memory is None:
             # Not zeros: pages that were never written are all one page.
-            self._memory = torch.ones(_READ_BYTES // 4, dtype=torch.int32, device=self._device)
+            self._memory = torch.ones(_READ_BYTES // 4, device=self._device)
             self._memory.sum()
         memory = self._memory
         yield "read", _READ_BYTES / seconds_of(lambda: memory.sum(), self._device)

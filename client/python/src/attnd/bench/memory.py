@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory one attention takes at its highest, each measured in a process of its own.
+"""How much memory one attention takes at its highest, measured in a process of its own.
 
     python -m attnd.bench.memory --method standard --device cpu --dtype f32 --tokens 1024
 
@@ -30,15 +30,27 @@ from torch.nn import functional
 
 import attnd
 from attnd.bench.cases import Case
-from attnd.bench.daemon import Daemon
 from attnd.bench.peers import DTYPES, sdpa_context, standard_attention
+from attnd.bench.served import fresh_daemon
 
 METHODS = ("standard", "sdpa", "attnd")
 _WARM_TOKENS = 16
 _CHILD_S = 300
 
 
-def in_child(case: Case, method: str, device: str, daemon_flags: list[str]) -> dict[str, int]:
+def measure(case: Case, method: str, device: str, threads: int) -> dict[str, int]:
+    """Bytes by place: in a new process, but for the peers on a GPU, whose allocator counts itself.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    if device == "cuda" and method != "attnd":
+        torch.cuda.empty_cache()
+        return _measure(_peer(method), case, device, Peak())
+    return in_child(case, method, device, threads)
+
+
+def in_child(case: Case, method: str, device: str, threads: int) -> dict[str, int]:
     """Measures in a new process; the object that it prints.
 
     Raises:
@@ -46,8 +58,7 @@ def in_child(case: Case, method: str, device: str, daemon_flags: list[str]) -> d
     """
     command = [sys.executable, "-m", "attnd.bench.memory", f"--method={method}"]
     command += [f"--device={device}", f"--dtype={case.dtype}", f"--tokens={case.tokens}"]
-    command += [f"--threads={torch.get_num_threads()}"]
-    command += [f"--daemon_flag={flag}" for flag in daemon_flags]
+    command += [f"--threads={threads}"]
     source = str(Path(attnd.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
@@ -72,18 +83,20 @@ def available_bytes(device: str) -> int:
     return _status(Path("/proc/meminfo"), "MemAvailable")
 
 
-class _Peak:
-    """Peak resident bytes of processes above what they had at `begin`."""
+class Peak:
+    """Peak resident bytes of processes, by name, above what they had at `begin`."""
 
     def __init__(self, **pids: int) -> None:
         self._pids, self._before = pids, dict[str, int]()
 
     def begin(self) -> None:
+        """Forgets what was before."""
         for name, pid in self._pids.items():
             self._before[name] = _status(Path(f"/proc/{pid}/status"), "VmRSS")
             Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
 
     def end(self) -> dict[str, int]:
+        """What each has added since, at its highest."""
         return {
             name: _status(Path(f"/proc/{pid}/status"), "VmHWM") - self._before[name]
             for name, pid in self._pids.items()
@@ -115,7 +128,7 @@ def _served(client: attnd.Client) -> Callable[[int, str, torch.dtype], torch.Ten
 
 
 def _measure(
-    run: Callable[[int, str, torch.dtype], torch.Tensor], case: Case, device: str, peak: _Peak
+    run: Callable[[int, str, torch.dtype], torch.Tensor], case: Case, device: str, peak: Peak
 ) -> dict[str, int]:
     dtype = DTYPES[case.dtype]
     run(_WARM_TOKENS, device, dtype)  # Libraries, threads and workspaces are no part of it.
@@ -144,20 +157,19 @@ def main() -> int:
     parser.add_argument("--dtype", choices=sorted(DTYPES), required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--daemon_flag", action="append", default=[])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     case = Case.prefill(args.dtype, args.tokens, causal=False)
-    with torch.inference_mode(), Daemon(None, args.daemon_flag) as daemon:
-        pids = {"process": os.getpid()}
+    own = os.getpid()
+    with torch.inference_mode():
         if args.method == "attnd":
-            run = _served(daemon.client)
-            assert daemon.pid is not None
-            pids["daemon"] = daemon.pid
-            found = _measure(run, case, args.device, _Peak(**pids))
+            with fresh_daemon(args.device, args.threads) as daemon, daemon.connect() as client:
+                assert daemon.pid is not None
+                peak = Peak(process=own, daemon=daemon.pid)
+                found = _measure(_served(client), case, args.device, peak)
         else:
             with sdpa_context(args.dtype, args.device):
-                found = _measure(_peer(args.method), case, args.device, _Peak(**pids))
+                found = _measure(_peer(args.method), case, args.device, Peak(process=own))
     print(json.dumps(found))
     return 0
 

@@ -17,7 +17,8 @@ class Plan:
         dtypes: of the speed-up tables.
         tokens, decode_tokens, memory_tokens: lengths of each group; empty: not that group.
         budget_s: for the rounds of a case; at least `least_rounds` are made.
-        daemon_flags: of the daemons that the benchmark starts.
+        passes: over all that is timed; see runs.py.
+        threads: of PyTorch and of the daemons that the benchmark starts.
     """
 
     device: str
@@ -27,7 +28,8 @@ class Plan:
     memory_tokens: tuple[int, ...]
     budget_s: float
     least_rounds: int
-    daemon_flags: tuple[str, ...]
+    passes: int
+    threads: int
 
     def prefills(self) -> list[Case]:
         """Of the two speed-up tables."""

@@ -31,7 +31,7 @@ _PARTS: dict[str, tuple[str, Style]] = {
 }
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
+def draw(results: Results, folder: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Draws every picture that there are rows for into `folder`; what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -40,7 +40,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
             figure = picture(results)
             if figure is None:
                 continue
-            for suffix in ("png", "svg"):
+            for suffix in formats:
                 path = folder / f"{picture.__name__}.{suffix}"
                 figure.savefig(path, dpi=130, metadata={"Date": None} if suffix == "svg" else None)
                 written.append(path)

@@ -43,14 +43,14 @@ class BadResults(ValueError):
 class Report:
     """Collects rows; writes the file after every case, so that nothing measured is lost."""
 
-    def __init__(self, head: Mapping[str, Any], path: Path | None) -> None:
-        self.head, self.rows = dict(head), list[dict[str, Any]]()
+    def __init__(self, head: Mapping[str, Any], path: Path | None, bench: str = "pybench") -> None:
+        self.head, self.rows, self._bench = dict(head), list[dict[str, Any]](), bench
         self.failures: list[str] = []
         self._path = path
 
     def add(
         self,
-        case: Case,
+        case: Case | str,
         metric: str,
         unit: str,
         ours: float,
@@ -59,10 +59,12 @@ class Report:
         peer_name: str | None = None,
         ratio: float | None = None,
         ceiling: float | None = None,
+        of_ceiling: float | None = None,
     ) -> None:
-        """One row. `of_ceiling` is ours / ceiling."""
-        of_ceiling = ours / ceiling if ceiling else None
-        values = ("pybench", str(case), metric, unit, ours, peer, peer_name, ratio)
+        """One row. `of_ceiling` is ours / ceiling unless it is given."""
+        if of_ceiling is None and ceiling:
+            of_ceiling = ours / ceiling
+        values = (self._bench, str(case), metric, unit, ours, peer, peer_name, ratio)
         self.rows.append(dict(zip(FIELDS, (*values, ceiling, of_ceiling), strict=True)))
 
     def fail(self, what: str, error: BaseException | str) -> None:
@@ -139,8 +141,8 @@ class Results:
         return list(found)
 
 
-def make_head(device: str, threads: int, daemon: str) -> dict[str, Any]:
-    """Hardware, command, date and commit, and what took part. Imports torch."""
+def make_head(device: str, command: str, **more: Any) -> dict[str, Any]:
+    """Hardware, command, date and commit, PyTorch's version, and `more`. Imports torch."""
     import torch
 
     hardware = f"{_cpu_model()}, {len(os.sched_getaffinity(0))} CPUs"
@@ -151,13 +153,12 @@ def make_head(device: str, threads: int, daemon: str) -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC)
     return {
         "hardware": hardware,
-        "command": " ".join(["python -m attnd.bench", *sys.argv[1:]]),
+        "command": " ".join([command, *sys.argv[1:]]),
         "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": _commit(),
         "device": device,
-        "threads": threads,
-        "daemon": daemon,
         "torch": torch.__version__,
+        **more,
     }
 
 

@@ -1,253 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cases, one after another: verified, measured in alternation, written down as rows.
+"""A run: the cases of a plan one after another, in as many passes as it has.
 
-What fails is written into the results and does not stop the rest.
+What fails is written into the results and does not stop the rest. On a machine that others use too,
+several passes help: of each case the rows are kept of the pass in which its ceiling was highest,
+since the machine was disturbed least then. What ours or a peer reached plays no part in that.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
-from attnd.bench import memory
-from attnd.bench.cases import GUIDE_MEMORY_GB, GUIDE_SPEEDUPS, Case
+import attnd
+from attnd.bench.cases import Case
 from attnd.bench.ceilings import Ceilings
-from attnd.bench.daemon import Daemon
-from attnd.bench.measure import Samples, alternate
-from attnd.bench.peers import (
-    STANDARD,
-    Inputs,
-    decode_peers,
-    prefill_peers,
-    sdpa_context,
-    sdpa_name,
-    seconds_of,
-)
+from attnd.bench.groups import Groups
+from attnd.bench.peers import sdpa_context
 from attnd.bench.plan import Plan
 from attnd.bench.progress import Progress
-from attnd.bench.report import GUIDE, Report
-from attnd.bench.served import PARTS, Decode, Prefill
-from attnd.bench.verify import verify
+from attnd.bench.report import Report
 
-# A ceiling takes about a fifth of a second to sample.
-_CEILING_EVERY_S = 0.7
-_STATISTICS = (("", Samples.median), ("_p10", Samples.p10), ("_p90", Samples.p90))
+_Step = tuple[Case, str, Callable[[Case], float]]
 
 
-class Runner:
-    """One run of a plan against one daemon."""
+class Calmest:
+    """Of each case's passes the rows of the calmest, in the order in which cases came first."""
 
-    def __init__(self, plan: Plan, daemon: Daemon, ceilings: Ceilings, report: Report) -> None:
-        self._plan, self._daemon, self._ceilings, self._report = plan, daemon, ceilings, report
-        self._progress = Progress(0)
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[float, list[dict[str, Any]]]] = {}
 
-    def run(self) -> None:
-        """All of it; what failed is in `report.failures`."""
-        steps = list(self._steps())
-        with Progress(len(steps)) as self._progress:
-            for case, what, step in steps:
-                self._progress.start(what)
-                try:
-                    with torch.inference_mode(), sdpa_context(case.dtype, self._plan.device):
-                        step(case)
-                except Exception as error:  # noqa: BLE001 - one case must not cost the others
-                    self._report.fail(what, error)
-                    self._progress.note(f"FAILED: {self._report.failures[-1]}")
-                self._report.head["ceilings"] = self._ceilings.summary()
-                self._report.save()
-        self._ceilings.release()
+    def offer(self, what: str, ceiling: float, rows: list[dict[str, Any]]) -> None:
+        """Keeps the rows where none are kept or the ceiling is higher than theirs."""
+        kept, old = self._kept.get(what, (-1.0, []))
+        if rows and (not old or ceiling > kept):
+            self._kept[what] = (ceiling, rows)
 
-    def _steps(self) -> Iterator[tuple[Case, str, Callable[[Case], None]]]:
-        for case in self._plan.prefills():
-            yield case, str(case), self._prefill
-        for case in self._plan.decodes():
-            yield case, str(case), self._decode
-        for case in self._plan.memories():
-            yield case, f"memory of {case}", self._memory
-
-    # Speed-ups.
-
-    def _prefill(self, case: Case) -> None:
-        inputs = Inputs.fresh(case, self._plan.device)
-        ours = Prefill(self._daemon.client, case, inputs)
-        names = {
-            "standard": f"PyTorch {torch.__version__} {STANDARD}",
-            "sdpa": sdpa_name(case.dtype, self._plan.device),
-        }
-        offered = prefill_peers(case, inputs)
-        peers = verify(case, inputs, ours.output, offered, names, self._report)
-        samples, ceiling = self._sample(case, ours.run, peers)
-        for peer in peers:
-            self._times(case, samples, peer, names[peer])
-            self._report.add(
-                case,
-                "flop_rate",
-                "GFLOP/s",
-                case.flops / samples.median("ours.kernel") / 1e9,
-                peer=case.flops / samples.median(peer) / 1e9,
-                peer_name=names[peer],
-                ratio=samples.ratio(peer, "ours.kernel"),
-                ceiling=ceiling / 1e9,
-            )
-        if "standard" in peers:
-            self._claims(case, samples)
-        self._finish(case, samples, {peer: peer for peer in peers})
-
-    def _claims(self, case: Case, samples: Samples) -> None:
-        claim = GUIDE_SPEEDUPS[case.causal].get(case.tokens)
-        for part, metric in (("kernel", "speedup"), ("call", "call_speedup")):
-            ours = samples.ratio("standard", f"ours.{part}")
-            self._report.add(
-                case,
-                f"{metric}_over_standard",
-                "1",
-                ours,
-                peer=claim.speedup if claim else None,
-                peer_name=GUIDE if claim else None,
-                ratio=ours / claim.speedup if claim else None,
-            )
-
-    # Decode.
-
-    def _decode(self, case: Case) -> None:
-        inputs = Inputs.fresh(case, self._plan.device)
-        name = sdpa_name(case.dtype, self._plan.device)
-        offered = decode_peers(case, inputs)
-        names = {peer: f"{name}, {peer}" for peer in offered}
-        with Decode(self._daemon.client, case, inputs) as ours:
-            peers = verify(case, inputs, ours.output, offered, names, self._report)
-            samples, ceiling = self._sample(case, ours.run, peers)
-        best = min(peers, key=samples.median)
-        self._times(case, samples, best, names[best])
-        self._report.add(
-            case,
-            "kv_read_rate",
-            "GB/s",
-            case.kv_bytes / samples.median("ours.kernel") / 1e9,
-            peer=case.kv_bytes / samples.median(best) / 1e9,
-            peer_name=names[best],
-            ratio=samples.ratio(best, "ours.kernel"),
-            ceiling=ceiling / 1e9,
-        )
-        self._finish(case, samples, {"sdpa": best})
-
-    # Memory.
-
-    def _memory(self, case: Case) -> None:
-        plan = self._plan
-        needed, free = case.standard_bytes, memory.available_bytes(plan.device)
-        if needed > 0.9 * free:
-            raise MemoryError(
-                f"left out: standard attention needs {needed >> 20} MiB, {free >> 20} are available"
-            )
-        self._ceilings.release()
-        found = {
-            method: memory.in_child(case, method, plan.device, list(plan.daemon_flags))
-            for method in memory.METHODS
-        }
-        for unit in ("device",) if plan.device == "cuda" else ("host",):
-            total = {method: _total(parts, unit) for method, parts in found.items()}
-            for peer, name in (
-                ("standard", f"PyTorch {torch.__version__} {STANDARD}"),
-                ("sdpa", sdpa_name(case.dtype, plan.device)),
-            ):
-                # What q, k, v and the output alone would save.
-                self._report.add(
-                    case,
-                    "peak_memory",
-                    "MiB",
-                    total["attnd"] / 2**20,
-                    peer=total[peer] / 2**20,
-                    peer_name=name,
-                    ratio=1 - total["attnd"] / total[peer],
-                )
-            saved = 1 - total["attnd"] / total["standard"]
-            _, claimed = claimed_saving(case)
-            self._report.add(
-                case,
-                "memory_saved",
-                "1",
-                saved,
-                peer=claimed,
-                peer_name=GUIDE if claimed else None,
-                ratio=saved / claimed if claimed else None,
-                ceiling=1 - case.tensor_bytes / total["standard"],
-            )
-        for part, value in found["attnd"].items():
-            self._report.add(case, f"peak_memory_{part}", "MiB", value / 2**20)
-        self._progress.note(
-            ", ".join(
-                f"{method} " + " + ".join(f"{v >> 20} MiB {part}" for part, v in parts.items())
-                for method, parts in found.items()
-            )
-        )
-
-    # What all share.
-
-    def _sample(
-        self,
-        case: Case,
-        ours: Callable[[], Mapping[str, float]],
-        peers: Mapping[str, Callable[[], torch.Tensor]],
-    ) -> tuple[Samples, float]:
-        """Rounds of ours, the peers, and now and then the ceiling, whose median it is."""
-        ceilings = [self._ceilings.sample(case)]
-        sampled_s = time.perf_counter()
-
-        def ours_and_ceiling() -> Mapping[str, float]:
-            nonlocal sampled_s
-            if time.perf_counter() - sampled_s > _CEILING_EVERY_S:
-                ceilings.append(self._ceilings.sample(case))
-                sampled_s = time.perf_counter()
-            return ours()
-
-        def timed(run: Callable[[], torch.Tensor]) -> Callable[[], Mapping[str, float]]:
-            return lambda: {"": seconds_of(run, self._plan.device)}
-
-        runs = {"ours": ours_and_ceiling, **{name: timed(run) for name, run in peers.items()}}
-        samples = alternate(runs, budget_s=self._plan.budget_s, least=self._plan.least_rounds)
-        return samples, sorted(ceilings)[len(ceilings) // 2]
-
-    def _times(self, case: Case, samples: Samples, peer: str, name: str) -> None:
-        for part in ("kernel", "call"):
-            ours = f"ours.{part}"
-            for suffix, of in _STATISTICS:
-                self._report.add(
-                    case,
-                    f"{part}_time{suffix}",
-                    "ms",
-                    of(samples, ours) * 1e3,
-                    peer=of(samples, peer) * 1e3,
-                    peer_name=name,
-                    ratio=samples.ratio(peer, ours) if not suffix else None,
-                )
-
-    def _finish(self, case: Case, samples: Samples, peers: Mapping[str, str]) -> None:
-        """Where the time of a call goes, as rows; and a line for whoever waits."""
-        for part in PARTS:
-            if part != "kernel":
-                value = samples.median(f"ours.{part}") * 1e3
-                self._report.add(case, f"{part}_time", "ms", value)
-        for suffix, of in _STATISTICS:
-            value = of(samples, "ours.overhead") * 1e3
-            self._report.add(case, f"daemon_overhead{suffix}", "ms", value)
-        shown = {**peers, "attnd's kernel": "ours.kernel", "whole call": "ours.call"}
-        medians = [f"{label} {samples.median(name) * 1e3:.3f}" for label, name in shown.items()]
-        self._progress.note(f"{', '.join(medians)} ms; {samples.rounds} rounds")
+    def rows(self) -> list[dict[str, Any]]:
+        """All that is kept."""
+        return [row for _, rows in self._kept.values() for row in rows]
 
 
-def claimed_saving(case: Case) -> tuple[float | None, float | None]:
-    """The guide's GB of standard attention, and the share that it says is saved."""
-    if case.tokens not in GUIDE_MEMORY_GB:
-        return None, None
-    standard, flash = GUIDE_MEMORY_GB[case.tokens]
-    return standard, 1 - flash / standard
+def run(plan: Plan, client: attnd.Client, ceilings: Ceilings, report: Report) -> None:
+    """Fills `report` and saves it after every case; what failed is in `report.failures`."""
+    calmest = Calmest()
+    count = plan.passes * len([*plan.prefills(), *plan.decodes()]) + len(plan.memories())
+    with Progress(count) as progress:
+        groups = Groups(plan, client, ceilings, report, progress.note)
+        for case, what, measure in _steps(plan, groups):
+            progress.start(what)
+            report.rows.clear()
+            ceiling = 0.0
+            try:
+                with torch.inference_mode(), sdpa_context(case.dtype, plan.device):
+                    ceiling = measure(case)
+            except Exception as error:  # noqa: BLE001 - one case must not cost the others
+                report.fail(what, error)
+                progress.note(f"FAILED: {report.failures[-1]}")
+            calmest.offer(what, ceiling, list(report.rows))
+            report.rows[:] = calmest.rows()
+            report.head["ceilings"] = ceilings.summary()
+            report.save()
+    ceilings.release()
 
 
-def _total(parts: Mapping[str, int], kind: str) -> int:
-    """Bytes on the device, or of both processes on the host."""
-    if kind == "device":
-        return parts["device"]
-    return sum(value for part, value in parts.items() if part != "device")
+def _steps(plan: Plan, groups: Groups) -> Iterator[_Step]:
+    for _ in range(plan.passes):
+        for case in plan.prefills():
+            yield case, str(case), groups.prefill
+        for case in plan.decodes():
+            yield case, str(case), groups.decode
+    for case in plan.memories():
+        yield case, f"memory of {case}", groups.memory

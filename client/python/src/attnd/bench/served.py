@@ -4,7 +4,8 @@
 A call's time has five parts, which add up to it:
 
     stage_in, queue, kernel, stage_out   inside the daemon, as its answer says
-    transport                            the rest: the client's packing and unpacking, gRPC, sockets
+    transport                            the rest: the client's packing and unpacking, gRPC, socket;
+                                         of GPU tensors also the copies from its memory and back
 
 `overhead` is the call without `kernel`.
 """
@@ -21,9 +22,24 @@ import attnd
 from attnd.bench.cases import Case
 from attnd.bench.peers import DTYPES, Inputs
 
+# On a GPU PyTorch wants the rest; decode's longest contexts take a quarter of a GiB.
+_CUDA_POOL_BYTES = 4 << 30
 PARTS = ("stage_in", "queue", "kernel", "stage_out", "transport")
 # Tokens of one request that fills a sequence: within the daemon's limits whatever the geometry.
 _FILL_TOKENS = 2048
+
+
+def fresh_daemon(device: str, threads: int) -> attnd.EmbeddedDaemon:
+    """A daemon of the benchmark's own, on "cpu" or "cuda", with as many threads as PyTorch has.
+
+    Raises:
+        DaemonNotStarted: there is no `attnd` program, or it does not serve that device.
+    """
+    if device == "cuda":
+        return attnd.EmbeddedDaemon(
+            num_threads=threads, backend="hip", memory_bytes=_CUDA_POOL_BYTES
+        )
+    return attnd.EmbeddedDaemon(num_threads=threads, backend="cpu")
 
 
 def parts_of(call_s: float, timing: attnd.Timing) -> dict[str, float]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from attnd.bench.cases import GUIDE_MEMORY_GB, GUIDE_SPEEDUPS, Case
 from attnd.bench.report import Results
 
+_PROCESSES = ("process", "daemon")
 _PARTS = ("stage_in", "queue", "stage_out", "transport")
 
 
@@ -159,7 +160,7 @@ def memory(results: Results, cases: list[Case]) -> str:
     for case in cases:
         saved = results.find(case, "memory_saved") or {}
         guide = GUIDE_MEMORY_GB.get(case.tokens)
-        daemon = _value(results, case, "peak_memory_daemon", "ours")
+        parts = [_value(results, case, f"peak_memory_{part}", "ours") for part in _PROCESSES]
         rows.append(
             [
                 case.tokens,
@@ -168,15 +169,17 @@ def memory(results: Results, cases: list[Case]) -> str:
                 _number(_value(results, case, "peak_memory", "peer", "matmul")),
                 _number(_value(results, case, "peak_memory", "peer", "scaled_dot")),
                 _number(_value(results, case, "peak_memory", "ours", "matmul")),
-                _number(daemon),
+                " + ".join(map(_number, parts)),
                 _percent(saved.get("ours")),
                 _percent(saved.get("ceiling")),
                 f"{guide[0]} GB, {guide[1]} GB, {_percent(saved.get('peer'))}" if guide else "-",
             ]
         )
+    on_gpu = results.head.get("device") == "cuda"
+    hosts = "and on the host: client + daemon" if on_gpu else "of it client + daemon"
     return _table(
         "tokens, one score matrix, standard by formula, standard measured, SDPA measured, "
-        "attnd measured, of it the daemon, saved, at best, the guide: standard; flash; saved",
+        f"attnd measured, {hosts}, saved, at best, the guide: standard; flash; saved",
         rows,
     )
 
