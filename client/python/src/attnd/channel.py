@@ -14,13 +14,8 @@ from typing import Any
 
 import grpc
 
-from attnd.errors import (
-    AttndError,
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidArgument,
-    from_rpc_error,
-)
+from attnd.errors import AttndError, DeadlineExceeded, InvalidArgument, from_rpc_error
+from attnd.process import ProcessBound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +83,7 @@ def _renew_lock_in_forked_child() -> None:
 os.register_at_fork(after_in_child=_renew_lock_in_forked_child)
 
 
-class Channel:
+class Channel(ProcessBound):
     """Calls methods of a daemon. Thread-safe.
 
     `address` is "unix:/path/to/socket" or "host:port". `endpoint`, where given, is asked before
@@ -109,6 +104,8 @@ class Channel:
             raise InvalidArgument(
                 f'address: got {address!r}, expected "unix:/path/to/socket" or "host:port"'
             )
+        super().__init__()
+        self.noun = f"the client of {address}"
         self._timeout_s = timeout_s
         self._retry = retry
         self._options = options
@@ -119,6 +116,11 @@ class Channel:
     def address(self) -> str:
         """Of the daemon that the last call went to."""
         return self._connection.address
+
+    def check_process(self) -> None:
+        """With an endpoint, a forked child is welcome: `_current` connects it anew."""
+        if self._endpoint is None:
+            super().check_process()
 
     def call(
         self,
@@ -137,8 +139,9 @@ class Channel:
 
         Raises:
             AttndError: as the error table says. `from_channel` where the connection failed.
-            FailedPrecondition: the channel was made before this process was forked off.
+            ForkedProcess: the channel was made before this process was forked.
         """
+        self.check_process()
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         if not limit_s > 0:
             raise InvalidArgument(f"timeout_s: got {limit_s}, expected more than 0")
@@ -166,7 +169,7 @@ class Channel:
             attempt += 1
 
     def close(self) -> None:
-        """Closes the connection; calls in flight are cancelled."""
+        """Closes the connection; calls in flight are cancelled. Nothing happens in a fork."""
         if self._connection.pid == os.getpid():
             self._connection.channel.close()
 
@@ -178,12 +181,6 @@ class Channel:
         connection = self._connection
         pid = os.getpid()
         if self._endpoint is None:
-            if connection.pid != pid:
-                raise FailedPrecondition(
-                    f"client: made by process {connection.pid} and used in process {pid}, forked "
-                    "from it, expected a client of the process's own: connections do not survive a "
-                    "fork"
-                )
             return connection
         address = self._endpoint()
         if connection.pid == pid and connection.address == address:

@@ -26,6 +26,7 @@ from attnd.attention import FlashResult, pack_flash, unpack_flash
 from attnd.channel import Channel, RetryPolicy
 from attnd.errors import InvalidArgument, MessageTooLarge
 from attnd.options import Options, integer
+from attnd.process import ProcessBound
 from attnd.session import Session
 
 _Message = TypeVar("_Message")
@@ -49,7 +50,7 @@ class KvCache:
     geometry: types_pb2.CacheGeometry
 
 
-class Client:
+class Client(ProcessBound):
     """A connection to one daemon.
 
     Args:
@@ -61,8 +62,8 @@ class Client:
             `attnd.connect` uses it.
 
     The connection is made by the first call. Any call raises `Unavailable` where no daemon answers,
-    and `DeadlineExceeded` after its timeout. In a forked child a client of the parent raises
-    `FailedPrecondition`: gRPC connections do not survive a fork.
+    `DeadlineExceeded` after its timeout, and `ForkedProcess` in a fork of the process that made the
+    client (one of `attnd.connect` works there too, where it connects anew).
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Client:
         channel_options: Seq[tuple[str, Any]] = (),
         endpoint: Callable[[], str] | None = None,
     ) -> None:
+        super().__init__()
         self._channel = Channel(
             address,
             timeout_s=timeout_s,
@@ -81,6 +83,7 @@ class Client:
             options=channel_options,
             endpoint=endpoint,
         )
+        self.noun = self._channel.noun
         self._capabilities: attention_pb2.GetCapabilitiesResponse | None = None
 
     @property
@@ -90,6 +93,7 @@ class Client:
 
     def capabilities(self) -> attention_pb2.GetCapabilitiesResponse:
         """What the daemon's backend supports, and its limits; asked once."""
+        self.check_process()
         if self._capabilities is None:
             self._capabilities = self.call(
                 "AttentionService",
@@ -277,7 +281,10 @@ class Client:
         return unpack_flash(response, as_torch=tensors.is_torch(q))
 
     def close(self) -> None:
-        """Closes the connection. Sessions that are not closed live on until their lease ends."""
+        """Closes the connection. Sessions that are not closed live on until their lease ends.
+
+        Nothing happens in a fork of the process: the connection is the parent's.
+        """
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -293,6 +300,10 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client({self.address!r})"
+
+    def check_process(self) -> None:
+        """Passes where this client can be used. Raises ForkedProcess elsewhere."""
+        self._channel.check_process()
 
     def call(
         self,

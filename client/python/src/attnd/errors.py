@@ -166,6 +166,12 @@ class Internal(AttndError):
     code = grpc.StatusCode.INTERNAL
 
 
+class ForkedProcess(FailedPrecondition, RuntimeError):
+    """The handle is another process's: it came here by a fork. Make a new client in this one."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
 class SessionLost(AttndError):
     """The handle no longer holds its session: closed, released, resumed elsewhere, or expired."""
 

@@ -11,6 +11,7 @@ from attnd._proto import sequence_pb2, types_pb2
 from attnd.errors import Aborted, AttndError, InvalidArgument, NotFound
 from attnd.options import integer
 from attnd.prefix import check_keys
+from attnd.process import ProcessBound
 
 if TYPE_CHECKING:
     from attnd.client import KvCache
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 MAX_CLIENT_STATE_BYTES = 1 << 20
 
 
-class Sequence:
+class Sequence(ProcessBound):
     """A handle; from `Session.create_sequence`, `fork`, or a resumed session.
 
     Attributes:
@@ -35,6 +36,7 @@ class Sequence:
     def __init__(
         self, session: Session, cache: KvCache, id_: types_pb2.Id, *, state_version: int = 0
     ) -> None:
+        super().__init__()
         self.session = session
         self.cache = cache
         self.id = id_

@@ -15,18 +15,20 @@ from attnd.attention import AttendResult, Item, pack_attend, unpack_attend
 from attnd.errors import Aborted, AttndError, InvalidArgument, NotFound, SessionLost
 from attnd.options import integer
 from attnd.prefix import check_keys
+from attnd.process import ProcessBound
 from attnd.sequence import MAX_CLIENT_STATE_BYTES, Sequence
 
 if TYPE_CHECKING:
     from attnd.client import Client, KvCache
 
 
-class Session:
+class Session(ProcessBound):
     """A session of this client; from `Client.open_session` or `Client.resume_session`.
 
     Its lease is renewed by a background thread at a third of its length, as long as this object
     lives. `with` closes the session at the end, which frees its sequences; `release` lets go of it
-    and leaves everything to whoever resumes it.
+    and leaves everything to whoever resumes it. In a fork of the process every use raises
+    `ForkedProcess`, but for `close`, which does nothing: the session is the parent's.
 
     Attributes:
         id: of the daemon; opaque.
@@ -41,6 +43,8 @@ class Session:
         client: Client,
         opened: session_pb2.OpenSessionResponse | session_pb2.ResumeSessionResponse,
     ) -> None:
+        super().__init__()
+        self.noun = f"a session of {client.noun}"
         self.client = client
         self.id: types_pb2.Id = opened.session
         self.token: bytes = opened.token
@@ -175,13 +179,14 @@ class Session:
 
     def release(self) -> bytes:
         """Stops renewing and forgets the session without closing it; returns its token."""
+        self.check_process()
         self._lost = self._lost or "it was released"
         self._stop.set()
         return self.token
 
     def close(self) -> None:
-        """Ends the session and frees its sequences. Harmless twice."""
-        if self._lost:
+        """Ends the session and frees its sequences. Harmless twice, and in a fork."""
+        if self._lost or self.inherited:
             return
         try:
             self._session_call(
@@ -234,6 +239,7 @@ class Session:
         return response
 
     def _check_open(self) -> None:
+        self.check_process()
         if self._lost:
             raise SessionLost(f"the session is not this client's any more: {self._lost}")
 
