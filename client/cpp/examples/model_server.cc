@@ -22,6 +22,7 @@
 // pages run out.
 #include <poll.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <fstream>
@@ -153,9 +154,11 @@ absl::Status ModelServer::Start() {
     auto request = std::make_unique<Request>(Request::Unpack(entry.info.client_state));
     request->sequence = entry.sequence;
     request->state_version = entry.info.client_state_version;
-    // Killed in the middle of a step, some layers have a token more than others. Writing again from
-    // the shortest cuts the rest, and gives the same bits.
-    request->cached = entry.info.min_length();
+    // Killed in the middle of a step, some layers have a token more than others; killed behind its
+    // last layer, all have a token whose successor nobody has heard of. Going on from the shortest
+    // layer, and from the last known token at the latest, writes those rows again, bit for bit.
+    request->cached =
+        std::min(entry.info.min_length(), static_cast<int64_t>(request->tokens.size()) - 1);
     Say("accepted " + request->id);
     for (size_t i = 0; i + request->prompt_length < request->tokens.size(); ++i) {
       SayToken(*request, i);
