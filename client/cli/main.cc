@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_flag("--json", globals.json,
-               "JSON for scripts (capabilities, status, caches, sequences)");
+               "JSON for scripts (capabilities, status, caches, sequences, doctor)");
   app.set_version_flag("--version", ATTND_VERSION);
   app.require_subcommand(0, 1);  // none: the help, below, and an unknown one is named as unexpected
   app.fallthrough();

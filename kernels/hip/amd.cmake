@@ -3,7 +3,8 @@
 # AMD's toolchain (ATTND_HIP=amd): CMake's language HIP, which is ROCm's clang, and the function
 # that kernels are compiled with. Included by the top CMakeLists.txt, since a language must be
 # enabled above every folder that links its objects.
-set(CMAKE_HIP_ARCHITECTURES gfx1100 gfx1101 gfx1102 gfx1201 gfx90a gfx942 gfx950
+include("${CMAKE_CURRENT_LIST_DIR}/targets.cmake")
+set(CMAKE_HIP_ARCHITECTURES ${ATTND_AMD_TARGETS}
   CACHE STRING "AMD GPUs that the kernels are compiled for")
 if(CCACHE_PROGRAM AND NOT DEFINED CMAKE_HIP_COMPILER_LAUNCHER)
   # It knows HIP: device passes count, and with them headers that only one GPU's pass includes.

@@ -258,6 +258,10 @@ TEST_F(DaemonTest, AttnctlShowsTheDaemon) {
   ASSERT_TRUE(status.is_object());
   EXPECT_GE(status["sessions"], 1);
   EXPECT_THAT(run({"doctor"}).output, HasSubstr("metrics         served"));
+  const auto doctor = nlohmann::json::parse(run({"--json", "doctor"}).output, nullptr, false);
+  ASSERT_TRUE(doctor.is_object());
+  EXPECT_EQ(doctor["checks"][0]["check"], "connection");
+  EXPECT_EQ(doctor["checks"][0]["verdict"], "ok");
 }
 
 TEST_F(DaemonTest, AttnctlVerifyPasses) {
