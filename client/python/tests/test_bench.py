@@ -217,6 +217,25 @@ def test_a_case_that_fails_loses_no_other(fake: FakeDaemon, tmp_path: Path) -> N
     assert {row["case"] for row in results["rows"]} == {str(Case.prefill("f32", 16, True))}
 
 
+def test_memory_that_the_machine_lacks_is_left_out_and_said(
+    monkeypatch: Any, daemon: Daemon, tmp_path: Path, capfd: Any
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 20)
+    path = tmp_path / "pybench.json"
+    flags = ["--cases=memory", "--tokens=1024", f"--address={daemon.address}", f"--json={path}"]
+    assert bench.main(flags) == 0
+    (left_out,) = json.loads(path.read_text())["head"]["left_out"]
+    assert left_out.endswith("standard attention needs 576 MiB, 1 are available")
+    assert left_out in capfd.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_is_an_error_at_once(fake: FakeDaemon, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        bench.main([f"--address={fake.address}", "--json=/proc/nowhere/x.json"])
+    assert "--json, --plots: cannot be written" in capsys.readouterr().err
+    assert "FlashAttention" not in fake.calls
+
+
 def test_of_several_passes_the_calmest_is_kept() -> None:
     calmest = Calmest()
     for name, ceiling, rows in (

@@ -80,6 +80,12 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
             name = f"attnd {about.version}, {about.backend}, {about.isa}, {about.device}"
             head = make_head(args.device, "python -m attnd.bench", threads=threads, daemon=name)
             report = Report(head, args.json)
+            try:  # Now, not after minutes of measuring.
+                report.save()
+                if args.plots:
+                    args.plots.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                parser.error(f"--json, --plots: cannot be written: {error}")
             run(plan, client, Ceilings(args.device, threads), report)
     except attnd.AttndError as error:
         print(f"attnd.bench: could not be run: {error}", file=sys.stderr)

@@ -123,42 +123,46 @@ class Groups:
         plan = self._plan
         needed, free = case.standard_bytes, memory.available_bytes(plan.device)
         if needed > 0.9 * free:
-            raise MemoryError(
-                f"left out: standard attention needs {needed >> 20} MiB, {free >> 20} are available"
-            )
+            why = f"standard attention needs {needed >> 20} MiB, {free >> 20} are available"
+            self._report.leave_out(f"memory of {case}", why)
+            self._note(f"left out: {why}")
+            return 0.0
         self._ceilings.release()
         found = {
             method: memory.measure(case, method, plan.device, plan.threads)
             for method in memory.METHODS
         }
-        for unit in ("device",) if plan.device == "cuda" else ("host",):
-            total = {method: _total(parts, unit) for method, parts in found.items()}
-            for peer, name in (
-                ("standard", f"PyTorch {torch.__version__} {STANDARD}"),
-                ("sdpa", sdpa_name(case.dtype, plan.device)),
-            ):
-                # What q, k, v and the output alone would save.
-                self._report.add(
-                    case,
-                    "peak_memory",
-                    "MiB",
-                    total["attnd"] / 2**20,
-                    peer=total[peer] / 2**20,
-                    peer_name=name,
-                    ratio=1 - total["attnd"] / total[peer],
-                )
-            saved = 1 - total["attnd"] / total["standard"]
-            claimed = claimed_saving(case.tokens)
+        on_gpu = plan.device == "cuda"
+        total = {
+            method: parts["device"] if on_gpu else sum(parts.values())
+            for method, parts in found.items()
+        }
+        saved = {peer: 1 - total["attnd"] / total[peer] for peer in ("standard", "sdpa")}
+        for peer, name in (
+            ("standard", f"PyTorch {torch.__version__} {STANDARD}"),
+            ("sdpa", sdpa_name(case.dtype, plan.device)),
+        ):
             self._report.add(
                 case,
-                "memory_saved",
-                "1",
-                saved,
-                peer=claimed,
-                peer_name=GUIDE if claimed else None,
-                ratio=saved / claimed if claimed else None,
-                ceiling=1 - case.tensor_bytes / total["standard"],
+                "peak_memory",
+                "MiB",
+                total["attnd"] / 2**20,
+                peer=total[peer] / 2**20,
+                peer_name=name,
+                ratio=saved[peer],
             )
+        claimed = claimed_saving(case.tokens)
+        self._report.add(
+            case,
+            "memory_saved",
+            "1",
+            saved["standard"],
+            peer=claimed,
+            peer_name=GUIDE if claimed else None,
+            ratio=saved["standard"] / claimed if claimed else None,
+            # What q, k, v and the output alone would save.
+            ceiling=1 - case.tensor_bytes / total["standard"],
+        )
         for part, value in found["attnd"].items():
             self._report.add(case, f"peak_memory_{part}", "MiB", value / 2**20)
         self._note(
@@ -219,10 +223,3 @@ class Groups:
         shown = {**peers, "attnd's kernel": "ours.kernel", "whole call": "ours.call"}
         medians = [f"{label} {samples.median(name) * 1e3:.3f}" for label, name in shown.items()]
         self._note(f"{', '.join(medians)} ms; {samples.rounds} rounds")
-
-
-def _total(parts: Mapping[str, int], kind: str) -> int:
-    """Bytes on the device, or of both processes on the host."""
-    if kind == "device":
-        return parts["device"]
-    return sum(value for part, value in parts.items() if part != "device")

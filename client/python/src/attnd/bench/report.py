@@ -73,6 +73,10 @@ class Report:
         self.failures.append(f"{what}: {text[0]}")
         self.head["failures"] = self.failures
 
+    def leave_out(self, what: str, why: str) -> None:
+        """What the machine is too small for goes into the head, and is no failure."""
+        self.head.setdefault("left_out", []).append(f"{what}: {why}")
+
     def save(self) -> None:
         """Writes the file, where one is wanted; a reader sees the old one or the new one."""
         if self._path is None:

@@ -42,8 +42,8 @@ def everything(results: Results) -> str:
     if memories := results.cases("peak_memory"):
         blocks.append("### Memory at its highest, MiB: f32, batch 8, 8 heads, head_dim 64")
         blocks.append(memory(results, memories))
-    if failures := head.get("failures"):
-        blocks.append("### Not measured\n\n" + "\n".join(f"- {text}" for text in failures))
+    if missing := [*head.get("failures", []), *head.get("left_out", [])]:
+        blocks.append("### Not measured\n\n" + "\n".join(f"- {text}" for text in missing))
     return "\n\n".join(blocks) + "\n"
 
 
