@@ -157,7 +157,8 @@ def make_head(device: str, command: str, **more: Any) -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC)
     return {
         "hardware": hardware,
-        "command": " ".join([command, *sys.argv[1:]]),
+        # Without the folders of files, which say nothing of what was done.
+        "command": " ".join([command, *(arg.rpartition("/")[2] for arg in sys.argv[1:])]),
         "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": _commit(),
         "device": device,
