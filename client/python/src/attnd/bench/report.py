@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -158,7 +159,7 @@ def make_head(device: str, command: str, **more: Any) -> dict[str, Any]:
     return {
         "hardware": hardware,
         # Without the folders of files, which say nothing of what was done.
-        "command": " ".join([command, *(arg.rpartition("/")[2] for arg in sys.argv[1:])]),
+        "command": " ".join([command, *(re.sub("(^|=)/.*/", r"\1", arg) for arg in sys.argv[1:])]),
         "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": _commit(),
         "device": device,
