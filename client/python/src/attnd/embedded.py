@@ -248,14 +248,6 @@ class EmbeddedDaemon:
         deadline = time.monotonic() + self._start_timeout_s
         while not ready.exists():
             code = process.poll()
-            if code == 2 and "--exit_with_stdin" in command and "option --exit_with" in self.log():
-                # A program from before that flag. It outlives a process that is killed.
-                command.remove("--exit_with_stdin")
-                with (self._folder / "log").open("wb") as log:
-                    process = self._process = subprocess.Popen(
-                        command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
-                    )
-                continue
             if code is not None or time.monotonic() > deadline:
                 self._process = None
                 _stop(process)
