@@ -246,6 +246,8 @@ def test_memory_is_set_before_the_start() -> None:
     client = attnd.connect(memory_bytes=64 << 20)
     assert client.stats().devices[0].pool_bytes == 64 << 20
     assert attnd.connect(memory_bytes=64 << 20) is client
+    with pytest.raises(attnd.InvalidArgument, match="address: got 'unix:/x' with memory_bytes"):
+        attnd.connect("unix:/x", memory_bytes=64 << 20)
     with pytest.raises(
         attnd.FailedPrecondition, match=r"memory_fraction: got 0\.5 while the embed"
     ):

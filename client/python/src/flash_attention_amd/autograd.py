@@ -62,7 +62,8 @@ def attention(
 
     Source: Dao, "FlashAttention-2", 2023.
     """
-    if torch.is_autocast_enabled(q.device.type if isinstance(q, torch.Tensor) else "cpu"):
+    tensors = all(isinstance(x, torch.Tensor) for x in (q, k, v))
+    if tensors and torch.is_autocast_enabled(q.device.type):
         k, v = k.to(q.dtype), v.to(q.dtype)
     check_tensors(q, k, v, ragged=cu_seqlens_q is not None)
     check_options(options, q)
