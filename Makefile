@@ -12,8 +12,8 @@ PRESET ?= release
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: help deps python-env build demo test bench wheel lint format asan tsan neon hip-amd hip-nvidia \
-	ci-full clean
+.PHONY: help deps python-env build demo test bench wheel lint format asan tsan neon hip-amd \
+	hip-nvidia ci-full clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -289,6 +289,12 @@ def test_variables_choose_the_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert shared._state.daemon._flags[-1] == "--log_level=debug"
 
 
+def test_the_choice_of_gpus_reaches_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1,0")
+    with attnd.EmbeddedDaemon(backend="cpu", num_threads=1) as daemon:
+        assert "environment: HIP_VISIBLE_DEVICES = 1,0" in daemon.log()
+
+
 def test_what_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(attnd.DaemonNotStarted, match="unknown option --no_such_flag") as raised:
         attnd.EmbeddedDaemon(flags=["--no_such_flag"])
