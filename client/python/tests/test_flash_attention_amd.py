@@ -177,6 +177,21 @@ def test_asyncio_by_threads() -> None:
     assert all(torch.equal(out, want) for out in asyncio.run(many()))
 
 
+def test_inference_does_not_import_the_compiler(real_client: attnd.Client) -> None:
+    code = (
+        "import sys, torch; from flash_attention_amd import flash_attn_func\n"
+        "q = torch.ones(1, 4, 2, 32); flash_attn_func(q, q, q)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "assert flash_attn_func(q.requires_grad_(), q, q).requires_grad"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "ATTND_ADDRESS": real_client.address},
+        timeout=120,
+        check=True,
+    )
+
+
 class FlashAttentionLayer(nn.Module):
     """The layer that the guide shows, used as it shows it."""
 

@@ -34,7 +34,13 @@ def random_options(rng: random.Random, heads: int) -> attnd.Options:
         softcap=some(rng.uniform(2.0, 20.0)) or 0.0,
         alibi_slopes=some(torch.rand(heads)),
         sinks=some(torch.randn(heads)),
-        dropout=some(attnd.Dropout(probability=rng.uniform(0.05, 0.6), seed=rng.getrandbits(64))),
+        dropout=some(
+            attnd.Dropout(
+                probability=rng.uniform(0.05, 0.6),
+                seed=rng.getrandbits(64),
+                subsequence=rng.choice([0, 2**32 - 2]),
+            )
+        ),
     )
 
 
