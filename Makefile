@@ -12,8 +12,8 @@ PRESET ?= release
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: help deps python-env build demo test bench lint format asan tsan neon hip-amd hip-nvidia \
-	ci-full clean
+.PHONY: help deps python-env build demo test bench docs lint format asan tsan neon hip-amd \
+	hip-nvidia ci-full clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,7 +36,10 @@ test: build ## Build, and run every test: C++ with ctest, Python with pytest
 bench: build ## Run every benchmark; tables on screen, rows in build/bench/*.json
 	@scripts/bench.sh
 
-lint: deps ## Run the static checks: formats, tidy, shellcheck, thread safety, clang-tidy
+docs: build ## Build the documentation into build/docs/html
+	@scripts/docs.sh
+
+lint: deps ## Run the static checks: formats, tidy, shellcheck, ruff, mypy, clang, clang-tidy
 	@scripts/lint.sh
 
 format: ## Format the C++ sources and protos
@@ -60,5 +63,5 @@ hip-nvidia: deps ## Build the NVIDIA plugin, its tests and benchmark, and bundle
 ci-full: ## All that .ci/run does without its budgets, the slow sanitized tests, and the demo
 	@scripts/ci.sh --full
 
-clean: ## Remove build/ (keeps .venv and ccache)
+clean: ## Remove build/ (keeps .venv, .venv-tools and ccache)
 	@rm -rf build
