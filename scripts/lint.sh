@@ -22,10 +22,9 @@ check_python() {
     return 0
   fi
   [[ $status -eq 0 ]] || return "$status"
-  # The rules of the package hold in docs/ too.
   export RUFF_CACHE_DIR=$PWD/build/ruff_cache MYPY_CACHE_DIR=$PWD/build/mypy_cache
-  "$tools/ruff" format --check --quiet --config client/python/pyproject.toml client/python docs &&
-    "$tools/ruff" check --quiet --config client/python/pyproject.toml client/python docs &&
+  "$tools/ruff" format --check --quiet client/python docs &&
+    "$tools/ruff" check --quiet client/python docs &&
     (cd client/python && "$tools/mypy" --python-executable "$tools/python" src)
 }
 # All targets with clang: -Wthread-safety is an error there (cmake/Attnd.cmake).

@@ -19,16 +19,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import comments
 import numpy as np
 from docutils import nodes
-from protodoc import table
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 import attnd
+import comments
 from attnd._proto import admin_pb2
+from protodoc import table
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _TIMEOUT_S = 60

@@ -17,13 +17,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import comments
 from docutils import nodes
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
+
+import comments
 
 PROTO_ROOT = Path(__file__).resolve().parent.parent.parent / "proto"
 Field = descriptor_pb2.FieldDescriptorProto
