@@ -27,7 +27,7 @@ extensions = [
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 
-smartquotes = False
+smartquotes_action = "D"  # dashes; quotes stay as they are typed
 html_theme = "furo"
 html_title = "attnd"
 html_static_path = ["_static"]

@@ -59,7 +59,7 @@ class Flags(SphinxDirective):
             elif flag := re.match(r"  (-\S+)(?: (\S.*?))?(?:  +(\S.*))?$", line):
                 groups[-1][1].append(self._row(*flag.groups(default="")))
             elif groups and groups[-1][1] and line.startswith("   "):
-                groups[-1][1][-1][2] = [nodes.paragraph("", "", *comments.inline(line.strip()))]
+                groups[-1][1][-1][2] = self._text(line)
         if len(groups) < 2:
             raise ExtensionError(f"daemondoc: {daemon()} --help has no groups of flags any more")
         return [
@@ -72,8 +72,7 @@ class Flags(SphinxDirective):
             for title, rows in groups
         ]
 
-    @staticmethod
-    def _row(names: str, value: str, text: str) -> list[list[nodes.Node]]:
+    def _row(self, names: str, value: str, text: str) -> list[list[nodes.Node]]:
         kind, _, default = value.partition("=")
         cell = nodes.paragraph()
         for index, name in enumerate(re.sub(r"\{\w+\}", "", names).split(",")):
@@ -86,8 +85,13 @@ class Flags(SphinxDirective):
         return [
             [cell],
             [nodes.paragraph("", "", *known)],
-            [nodes.paragraph("", "", *comments.inline(text))],
+            self._text(text),
         ]
+
+    @staticmethod
+    def _text(text: str) -> list[nodes.Node]:
+        marked = re.sub(r"--\w+", lambda flag: f"`{flag.group()}`", text.strip())
+        return [nodes.paragraph("", "", *comments.inline(marked))]
 
 
 class Metrics(SphinxDirective):
@@ -116,7 +120,7 @@ class Metrics(SphinxDirective):
         ]
         if not rows:
             raise ExtensionError("daemondoc: the daemon exposed no attnd_ metrics")
-        return [table(["metric", "type", "labels", ""], rows, [36, 10, 16, 38])]
+        return [table(["metric", "type", "labels", ""], rows, [44, 10, 14, 32])]
 
 
 def scrape() -> str:

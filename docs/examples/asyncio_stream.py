@@ -8,15 +8,13 @@ import numpy as np
 import attnd
 from attnd.aio import AsyncClient, AsyncSession
 
+QKV = {"q": 4, "k": 2, "v": 2}  # heads
 rng = np.random.default_rng(0)
 
 
 def rows(n: int) -> dict[str, np.ndarray]:
     """Stands for a layer's projections of n tokens."""
     return {x: rng.standard_normal((n, heads, 64), np.float32) for x, heads in QKV.items()}
-
-
-QKV = {"q": 4, "k": 2, "v": 2}
 
 
 async def converse(session: AsyncSession, cache: attnd.KvCache) -> int:

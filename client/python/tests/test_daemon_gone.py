@@ -25,6 +25,16 @@ def new_sequence(session: attnd.Session) -> attnd.Sequence:
     return session.create_sequence(cache)
 
 
+def until_connected(client: attnd.Client) -> None:
+    """gRPC tries an address that refused again after up to a second."""
+    while True:
+        try:
+            client.stats()
+            return
+        except attnd.Unavailable:
+            continue
+
+
 def test_killed_between_calls(start_daemon: Start, make_item: Make) -> None:
     daemon = start_daemon()
     client = attnd.Client(daemon.address, timeout_s=10, retry=RETRY)
@@ -44,6 +54,7 @@ def test_killed_between_calls(start_daemon: Start, make_item: Make) -> None:
     start_daemon(folder=daemon.folder)
     patient = attnd.Client(daemon.address, timeout_s=30)
     assert patient.stats().sequences == 0
+    until_connected(client)
     with pytest.raises(attnd.NotFound):
         sequence.describe()
     with pytest.raises(attnd.NotFound):
