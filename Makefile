@@ -12,8 +12,8 @@ PRESET ?= release
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: help deps python-env build demo test bench wheel lint format asan tsan neon hip-amd \
-	hip-nvidia ci-full clean
+.PHONY: help deps python-env build demo test bench docs wheel lint format asan tsan neon \
+	hip-amd hip-nvidia ci-full clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,7 +41,10 @@ wheel: build python-env ## Make the Python wheel, the daemon in it, in build/whe
 		./client/python
 	@ls build/wheel/*.whl
 
-lint: deps ## Run the static checks: formats, tidy, shellcheck, thread safety, clang-tidy
+docs: build ## Build the documentation into build/docs/html
+	@scripts/docs.sh
+
+lint: deps ## Run the static checks: formats, tidy, shellcheck, ruff, mypy, clang, clang-tidy
 	@scripts/lint.sh
 
 format: ## Format the C++ sources and protos
@@ -65,5 +68,5 @@ hip-nvidia: deps ## Build the NVIDIA plugin, its tests and benchmark, and bundle
 ci-full: ## All that .ci/run does without its budgets, the slow sanitized tests, and the demo
 	@scripts/ci.sh --full
 
-clean: ## Remove build/ (keeps .venv and ccache)
+clean: ## Remove build/ (keeps .venv, .venv-tools and ccache)
 	@rm -rf build

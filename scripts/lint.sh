@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The static checks, all or those named:
-#   scripts/lint.sh [format] [tidy] [shell] [clang] [headers] [clang-tidy]
+#   scripts/lint.sh [format] [tidy] [shell] [python] [clang] [headers] [clang-tidy]
 # LINT_BUDGET_S bounds clang-tidy, the slow one (see clang_tidy.py).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -13,6 +13,20 @@ export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDI
 check_format() { scripts/format.sh --check; }
 check_tidy() { tests/tidy/tidy.py; }
 check_shell() { shellcheck scripts/*.sh tests/hip/*.sh .ci/run; }
+# Formats, ruff's rules and, for what is installed at users', types; settings: pyproject.toml.
+check_python() {
+  local status=0 tools=$PWD/.venv-tools/bin
+  scripts/tools_env.sh || status=$?
+  if [[ $status -eq 3 && "${CI:-}" != true ]]; then
+    echo "lint: the Python sources were NOT checked: the tools cannot be had here" >&2
+    return 0
+  fi
+  [[ $status -eq 0 ]] || return "$status"
+  export RUFF_CACHE_DIR=$PWD/build/ruff_cache MYPY_CACHE_DIR=$PWD/build/mypy_cache
+  "$tools/ruff" format --check --quiet client/python docs &&
+    "$tools/ruff" check --quiet client/python docs &&
+    (cd client/python && "$tools/mypy" --python-executable "$tools/python" src)
+}
 # All targets with clang: -Wthread-safety is an error there (cmake/Attnd.cmake).
 check_clang() { scripts/build.sh clang "$jobs"; }
 check_headers() { scripts/build.sh clang "$jobs" header_selfcheck; }
@@ -20,7 +34,7 @@ check_clang-tidy() {
   scripts/clang_tidy.py --build build/clang --jobs "$jobs" --budget_s "${LINT_BUDGET_S:-0}"
 }
 
-[[ $# -gt 0 ]] || set -- format tidy shell clang headers clang-tidy
+[[ $# -gt 0 ]] || set -- format tidy shell python clang headers clang-tidy
 failed=()
 for check in "$@"; do
   start=$SECONDS

@@ -7,6 +7,7 @@ skipped. $ATTND_MODEL_DIR moves the converted model of the slower tests.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -44,6 +45,15 @@ class Daemon:
     address: str
     metrics: str  # HOST:PORT, "" for none
     fake: fake_daemon.FakeDaemon | None
+
+
+@dataclass(frozen=True)
+class RealDaemon:
+    """One that a test started for itself, to kill it."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    folder: Path
 
 
 def daemon_binary() -> Path:
@@ -92,6 +102,25 @@ def stop_real(process: subprocess.Popen[bytes]) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
+
+
+@pytest.fixture
+def start_daemon() -> Iterator[Callable[..., RealDaemon]]:
+    """Starts real daemons of the test's own, with these flags; ended with it."""
+    if not daemon_binary().is_file():
+        pytest.skip(f"{daemon_binary()} is not built")
+    with contextlib.ExitStack() as ends:
+
+        def start(*flags: str, folder: Path | None = None) -> RealDaemon:
+            if folder is None:
+                folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="attnd-")))
+            (folder / "ready.json").unlink(missing_ok=True)
+            process, daemon = start_real(folder, "--pool_bytes=64MiB", *flags)
+            ends.callback(process.wait)
+            ends.callback(process.kill)
+            return RealDaemon(process, daemon.address, folder)
+
+        yield start
 
 
 @pytest.fixture(scope="session", params=["fake", "real"])

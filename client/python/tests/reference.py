@@ -6,8 +6,11 @@ Written from the formula, one query head at a time, so that it shares nothing wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+
 import numpy as np
 
+import attnd
 from attnd import tensors
 from attnd._proto import types_pb2
 
@@ -78,3 +81,20 @@ def attention(
         out[some, head] = (weights / total) @ v[:, head // group]
         lse[head, some] = (highest + np.log(total))[:, 0]
     return out, lse
+
+
+def last_output(items: Seq[attnd.Item]) -> np.ndarray:
+    """Causal attention of the last item over the keys and values that all items wrote in turn."""
+    k, v = (np.concatenate([getattr(item, part) for item in items]) for part in "kv")
+    options = types_pb2.AttentionOptions(causal=True)
+    return attention(items[-1].q, k, v, start=items[-1].start, options=options)[0]
+
+
+def stateless(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Attention without a mask, q [n, Hq, Dk]."""
+    return attention(q, k, v, start=0, options=types_pb2.AttentionOptions())[0]
+
+
+def close(out: np.ndarray, want: np.ndarray) -> bool:
+    """Within the bound of fp32."""
+    return bool(np.linalg.norm(out - want) <= 1e-6 * np.linalg.norm(want))

@@ -17,7 +17,7 @@ from attnd.errors import AttndError, Internal, InvalidArgument, from_item_status
 from attnd.options import Options, Payload, integer
 
 if TYPE_CHECKING:
-    from attnd.sequence import Sequence
+    from attnd.sequence_calls import SequenceCalls
 
 _DEFAULT_OPTIONS = Options(causal=True)
 
@@ -44,7 +44,7 @@ class Item:
             retry that writes nothing twice.
     """
 
-    sequence: Sequence
+    sequence: SequenceCalls
     layer: int
     start: int
     q: Any = None
@@ -112,7 +112,9 @@ class AttendResult:
         return self.items[index]
 
 
-def pack_attend(session: types_pb2.Id, epoch: int, items: Seq[Item]) -> bytes:
+def pack_attend(
+    session: types_pb2.Id, epoch: int, items: Seq[Item], *, request_id: int = 0
+) -> bytes:
     """The bytes of an AttendRequest. Draws steps for the items that have none.
 
     Raises:
@@ -121,7 +123,7 @@ def pack_attend(session: types_pb2.Id, epoch: int, items: Seq[Item]) -> bytes:
     """
     if not items:
         raise InvalidArgument("items: got an empty batch, expected at least 1 item")
-    request = attention_pb2.AttendRequest(session=session, epoch=epoch)
+    request = attention_pb2.AttendRequest(session=session, epoch=epoch, request_id=request_id)
     payload = Payload()
     for index, item in enumerate(items):
         try:
@@ -189,8 +191,19 @@ def unpack_attend(response: bytes, items: Seq[Item]) -> AttendResult:
     Raises:
         Internal: the response does not fit its request.
     """
+    return unpack_results(*split_attend(response), items)
+
+
+def split_attend(response: bytes) -> tuple[attention_pb2.AttendResponse, memoryview]:
+    """The message without its tensors, and the tensors' bytes."""
     header, data = wire.split_response(response)
-    message = attention_pb2.AttendResponse.FromString(header)
+    return attention_pb2.AttendResponse.FromString(header), data
+
+
+def unpack_results(
+    message: attention_pb2.AttendResponse, data: memoryview, items: Seq[Item]
+) -> AttendResult:
+    """The outcomes from what `split_attend` gave. Raises Internal where they are too few."""
     if len(message.results) != len(items):
         raise Internal(f"the daemon answered {len(message.results)} of {len(items)} items")
     results = []

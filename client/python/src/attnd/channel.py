@@ -23,8 +23,9 @@ class RetryPolicy:
     """When a call is sent again, always within its timeout.
 
     The daemon's own UNAVAILABLE (queue full) waits as long as the daemon asks. A failed connection
-    means "possibly executed", so only calls that are harmless twice are repeated, after a delay
-    that doubles from `initial_delay_s` to `max_delay_s`, with up to a quarter of jitter.
+    means "possibly executed", so only calls that are harmless twice are repeated (all of them where
+    no connection was made in the first place), after a delay that doubles from `initial_delay_s` to
+    `max_delay_s`, with up to a quarter of jitter.
     """
 
     max_attempts: int = 8
@@ -37,7 +38,55 @@ class RetryPolicy:
         return (error.retry_delay_s or backoff) * random.uniform(1.0, 1.25)
 
 
-_OPTIONS = [
+class Attempts:
+    """The attempts of one call, within its timeout: what `Channel` and `AsyncClient` share.
+
+    Raises:
+        InvalidArgument: timeout_s is not above 0.
+    """
+
+    def __init__(self, policy: RetryPolicy, timeout_s: float) -> None:
+        if not timeout_s > 0:
+            raise InvalidArgument(f"timeout_s: got {timeout_s}, expected more than 0")
+        self._policy = policy
+        self._deadline = time.monotonic() + timeout_s
+        self._number = 1
+        self._sent = False
+
+    def left_s(self) -> float:
+        """Timeout of the next attempt."""
+        return max(self._deadline - time.monotonic(), 1e-3)
+
+    def failed(self, error: AttndError, *, idempotent: bool, address: str) -> float:
+        """Seconds to wait before the next attempt; raises `error` where there is none.
+
+        Of a failed connection the error says which daemon it was, and what may have been executed.
+        """
+        again = error.retryable and not isinstance(error, DeadlineExceeded)
+        if error.from_channel:
+            # gRPC says so where it never had a connection: then nothing was sent.
+            self._sent = self._sent or "failed to connect" not in str(error.args[0])
+            again = again and (idempotent or not self._sent)
+        delay_s = self._policy.delay_s(self._number, error)
+        too_late = time.monotonic() + delay_s >= self._deadline
+        if not again or too_late or self._number >= self._policy.max_attempts:
+            if error.from_channel:
+                error.args = (f"{error.args[0]} ({self._outcome(idempotent, address)})",)
+            raise error
+        self._number += 1
+        return delay_s
+
+    def _outcome(self, idempotent: bool, address: str) -> str:
+        times = "once" if self._number == 1 else f"{self._number} times"
+        said = f"daemon at {address}, tried {times}; "
+        if not self._sent:
+            return said + "nothing was executed"
+        if idempotent:
+            return said + "possibly executed, and harmless to send again as it is"
+        return said + "possibly executed, and not sent again: that could do it twice"
+
+
+OPTIONS = [
     # The daemon has the limits; a client that trusts its daemon needs none of its own.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -59,7 +108,7 @@ class _Connection:
     def __init__(self, address: str, options: Seq[tuple[str, Any]]) -> None:
         self.address = address
         self.pid = os.getpid()
-        self.channel = grpc.insecure_channel(address, [*_OPTIONS, *options])
+        self.channel = grpc.insecure_channel(address, [*OPTIONS, *options])
         self.methods: dict[str, Callable[..., bytes]] = {}
 
     def stub(self, service: str, method: str) -> Callable[..., bytes]:
@@ -144,40 +193,19 @@ class Channel(ProcessBound):
             ForkedProcess: the channel was made before this process was forked.
         """
         self.check_process()
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        if not limit_s > 0:
-            raise InvalidArgument(f"timeout_s: got {limit_s}, expected more than 0")
-        deadline = time.monotonic() + limit_s
-        attempt = 1
+        attempts = Attempts(self._retry, self._timeout_s if timeout_s is None else timeout_s)
         while True:
             stub = self._current().stub(service, method)
             try:
-                return stub(request, timeout=max(deadline - time.monotonic(), 1e-3))
+                return stub(request, timeout=attempts.left_s())
             except grpc.RpcError as rpc_error:
                 error = from_rpc_error(rpc_error, method)
-            again = error.retryable and not isinstance(error, DeadlineExceeded)
-            if error.from_channel:
-                again = again and idempotent
-            delay_s = self._retry.delay_s(attempt, error)
-            if (
-                not again
-                or attempt >= self._retry.max_attempts
-                or self._too_late(deadline, delay_s)
-            ):
-                if error.from_channel:
-                    error.args = (f"{error.args[0]} (daemon at {self.address})",)
-                raise error
-            time.sleep(delay_s)
-            attempt += 1
+            time.sleep(attempts.failed(error, idempotent=idempotent, address=self.address))
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled. Nothing happens in a fork."""
         if self._connection.pid == os.getpid():
             self._connection.channel.close()
-
-    @staticmethod
-    def _too_late(deadline: float, delay_s: float) -> bool:
-        return time.monotonic() + delay_s >= deadline
 
     def _current(self) -> _Connection:
         connection = self._connection

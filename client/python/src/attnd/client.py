@@ -16,41 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from attnd import tensors
-from attnd._proto import admin_pb2, attention_pb2, cache_pb2, session_pb2, types_pb2
-from attnd.attention import FlashResult, pack_flash, unpack_flash
+from attnd._proto import admin_pb2, attention_pb2
+from attnd.attention import FlashResult
+from attnd.calls import run
 from attnd.channel import Channel, RetryPolicy
-from attnd.errors import InvalidArgument, MessageTooLarge
-from attnd.options import Options, integer
-from attnd.process import ProcessBound
+from attnd.client_calls import DEFAULT_OPTIONS, ClientCalls, KvCache
+from attnd.options import Options
 from attnd.session import Session
 
+__all__ = ["Client", "KvCache"]
 _Message = TypeVar("_Message")
-_DEFAULT_OPTIONS = Options()
-_SMALL_MESSAGE_BYTES = 1 << 20
-_MAX_TENANT_BYTES = 128
 
 
-@dataclass(frozen=True, slots=True)
-class KvCache:
-    """A named geometry of the daemon; sequences are created in one.
-
-    Attributes:
-        id: of the daemon; opaque.
-        name: as it was opened.
-        geometry: layers, heads, dims, storage dtype and page size, with the defaults filled in.
-    """
-
-    id: types_pb2.Id
-    name: str
-    geometry: types_pb2.CacheGeometry
-
-
-class Client(ProcessBound):
+class Client(ClientCalls):
     """A connection to one daemon.
 
     Args:
@@ -84,7 +65,6 @@ class Client(ProcessBound):
             endpoint=endpoint,
         )
         self.noun = self._channel.noun
-        self._capabilities: attention_pb2.GetCapabilitiesResponse | None = None
 
     @property
     def address(self) -> str:
@@ -93,21 +73,11 @@ class Client(ProcessBound):
 
     def capabilities(self) -> attention_pb2.GetCapabilitiesResponse:
         """What the daemon's backend supports, and its limits; asked once."""
-        self.check_process()
-        if self._capabilities is None:
-            self._capabilities = self.call(
-                "AttentionService",
-                "GetCapabilities",
-                attention_pb2.GetCapabilitiesRequest(),
-                attention_pb2.GetCapabilitiesResponse,
-            )
-        return self._capabilities
+        return run(self._capabilities())
 
     def stats(self) -> admin_pb2.GetStatsResponse:
         """One consistent look at the daemon: pools, caches, sessions, counters."""
-        return self.call(
-            "AdminService", "GetStats", admin_pb2.GetStatsRequest(), admin_pb2.GetStatsResponse
-        )
+        return run(self._stats())
 
     def check_integrity(self) -> admin_pb2.CheckIntegrityResponse:
         """Lets the daemon walk its reference counts, free lists and block tables.
@@ -115,12 +85,7 @@ class Client(ProcessBound):
         Raises:
             Internal: names the first disagreement.
         """
-        return self.call(
-            "AdminService",
-            "CheckIntegrity",
-            admin_pb2.CheckIntegrityRequest(),
-            admin_pb2.CheckIntegrityResponse,
-        )
+        return run(self._check_integrity())
 
     def open_cache(
         self,
@@ -151,27 +116,19 @@ class Client(ProcessBound):
             Unimplemented: no kernel serves the geometry.
             ResourceExhausted: the pool cannot hold a single slab of it.
         """
-        int32 = 2**31 - 1
-        geometry = types_pb2.CacheGeometry(
-            num_layers=integer("num_layers", num_layers, most=int32),
-            num_query_heads=integer("num_query_heads", num_query_heads, most=int32),
-            num_kv_heads=integer("num_kv_heads", num_kv_heads, most=int32),
-            head_dim_k=integer("head_dim", head_dim, most=int32),
-            head_dim_v=0 if head_dim_v is None else integer("head_dim_v", head_dim_v, most=int32),
-            kv_dtype=tensors.dtype_code(dtype),  # type: ignore[arg-type]
-            page_size_tokens=integer("page_size_tokens", page_size_tokens, most=int32),
+        return run(
+            self._open_cache(
+                name,
+                num_layers=num_layers,
+                num_query_heads=num_query_heads,
+                num_kv_heads=num_kv_heads,
+                head_dim=head_dim,
+                head_dim_v=head_dim_v,
+                dtype=dtype,
+                page_size_tokens=page_size_tokens,
+                page_quota=page_quota,
+            )
         )
-        quota = integer("page_quota", page_quota)
-        response = self.call(
-            "CacheService",
-            "OpenCache",
-            cache_pb2.OpenCacheRequest(name=name, geometry=geometry, page_quota=quota),
-            cache_pb2.OpenCacheResponse,
-        )
-        opened = response.info.geometry if response.info.HasField("geometry") else geometry
-        if not opened.head_dim_v:
-            opened.head_dim_v = opened.head_dim_k
-        return KvCache(response.cache, name, opened)
 
     def close_cache(self, cache: KvCache) -> None:
         """Gives a cache's memory back.
@@ -180,23 +137,11 @@ class Client(ProcessBound):
             FailedPrecondition: sequences live in it.
             NotFound: it was closed before.
         """
-        self.call(
-            "CacheService",
-            "CloseCache",
-            cache_pb2.CloseCacheRequest(cache=cache.id),
-            cache_pb2.CloseCacheResponse,
-            idempotent=False,
-        )
+        run(self._close_cache(cache))
 
     def list_caches(self) -> list[KvCache]:
         """All caches of the daemon."""
-        response = self.call(
-            "CacheService",
-            "ListCaches",
-            cache_pb2.ListCachesRequest(),
-            cache_pb2.ListCachesResponse,
-        )
-        return [KvCache(info.cache, info.name, info.geometry) for info in response.caches]
+        return run(self._list_caches())
 
     def open_session(
         self, *, lease_s: float | None = None, label: str = "", tenant: str = ""
@@ -213,17 +158,7 @@ class Client(ProcessBound):
         Raises:
             InvalidArgument: the label or the tenant is too long.
         """
-        size = len(tenant.encode())
-        if size > _MAX_TENANT_BYTES:
-            raise InvalidArgument(f"tenant: got {size} bytes, expected at most {_MAX_TENANT_BYTES}")
-        response = self.call(
-            "SessionService",
-            "OpenSession",
-            session_pb2.OpenSessionRequest(lease_ms=_lease_ms(lease_s), label=label, tenant=tenant),
-            session_pb2.OpenSessionResponse,
-            idempotent=False,
-        )
-        return Session(self, response)
+        return Session(self, run(self._open_session(lease_s=lease_s, label=label, tenant=tenant)))
 
     def resume_session(self, token: bytes, *, lease_s: float | None = None) -> Session:
         """Takes up the session of a client that died, or of this one; `sequences` are its own.
@@ -236,16 +171,7 @@ class Client(ProcessBound):
             NotFound: the token is unknown, was replaced, or its lease has expired.
             Unavailable: no daemon answered. `token` is still good.
         """
-        if not isinstance(token, bytes) or len(token) != 16:
-            got = f"{len(token)} bytes" if isinstance(token, bytes) else f"a {type(token).__name__}"
-            raise InvalidArgument(f"token: got {got}, expected 16 bytes")
-        response = self.call(
-            "SessionService",
-            "ResumeSession",
-            session_pb2.ResumeSessionRequest(token=token, lease_ms=_lease_ms(lease_s)),
-            session_pb2.ResumeSessionResponse,
-        )
-        return Session(self, response)
+        return Session(self, run(self._resume_session(token, lease_s=lease_s)))
 
     def flash_attention(
         self,
@@ -255,7 +181,7 @@ class Client(ProcessBound):
         *,
         cu_seqlens_q: Seq[int] | None = None,
         cu_seqlens_k: Seq[int] | None = None,
-        options: Options = _DEFAULT_OPTIONS,
+        options: Options = DEFAULT_OPTIONS,
         timeout_s: float | None = None,
     ) -> FlashResult:
         """Attention over these tensors alone; no cache, no session.
@@ -276,9 +202,17 @@ class Client(ProcessBound):
 
         Source: Dao, "FlashAttention-2", 2023.
         """
-        request = pack_flash(q, k, v, cu_seqlens_q, cu_seqlens_k, options)
-        response = self.call_with_tensors("FlashAttention", request, timeout_s=timeout_s)
-        return unpack_flash(response, as_torch=tensors.is_torch(q))
+        return run(
+            self._flash_attention(
+                q,
+                k,
+                v,
+                cu_seqlens_q=cu_seqlens_q,
+                cu_seqlens_k=cu_seqlens_k,
+                options=options,
+                timeout_s=timeout_s,
+            )
+        )
 
     def close(self) -> None:
         """Closes the connection. Sessions that are not closed live on until their lease ends.
@@ -316,10 +250,11 @@ class Client(ProcessBound):
         timeout_s: float | None = None,
     ) -> _Message:
         """Any unary method of the wire contract. Raises as `Channel.call` does."""
-        data = self._channel.call(
-            service, method, request.SerializeToString(), idempotent=idempotent, timeout_s=timeout_s
+        return run(
+            self._ask(
+                service, method, request, response_type, idempotent=idempotent, timeout_s=timeout_s
+            )
         )
-        return response_type.FromString(data)  # type: ignore[attr-defined, no-any-return]
 
     def call_with_tensors(
         self, method: str, request: bytes, *, timeout_s: float | None = None
@@ -329,24 +264,25 @@ class Client(ProcessBound):
         Raises:
             MessageTooLarge: before anything is sent, where the request is over the limit.
         """
-        if len(request) > _SMALL_MESSAGE_BYTES:
-            limit = self.capabilities().max_message_bytes
-            if limit and len(request) > limit:
-                detail = types_pb2.ErrorDetail(
-                    reason=types_pb2.ErrorDetail.MESSAGE_TOO_LARGE, limit_bytes=limit
-                )
-                raise MessageTooLarge(
-                    f"the request has {len(request)} bytes, expected at most {limit}: split it",
-                    detail=detail,
-                )
+        run(self._check_size(request))
         return self._channel.call(
             "AttentionService", method, request, idempotent=True, timeout_s=timeout_s
         )
 
+    async def _send(
+        self,
+        service: str,
+        method: str,
+        request: bytes,
+        *,
+        idempotent: bool,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        return self._channel.call(
+            service, method, request, idempotent=idempotent, timeout_s=timeout_s
+        )
 
-def _lease_ms(lease_s: float | None) -> int:
-    if lease_s is None:
-        return 0
-    if not 0.001 <= lease_s <= 2**40:
-        raise InvalidArgument(f"lease_s: got {lease_s}, expected at least 0.001 seconds")
-    return round(lease_s * 1e3)
+    async def _with_tensors(
+        self, method: str, request: bytes, *, timeout_s: float | None = None
+    ) -> bytes:
+        return self.call_with_tensors(method, request, timeout_s=timeout_s)

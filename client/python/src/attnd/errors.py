@@ -216,8 +216,8 @@ def make_error(code: grpc.StatusCode, message: str, **kwargs: Any) -> AttndError
     return error
 
 
-def from_item_status(status: types_pb2.ItemStatus, item: int) -> AttndError:
-    """The exception for one failed item of a batch."""
+def from_item_status(status: types_pb2.ItemStatus, item: int | None) -> AttndError:
+    """The exception for one failed item of a batch; None: for a request of a stream."""
     code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
     detail = status.detail if status.HasField("detail") else None
     return make_error(code, status.message, detail=detail, method="Attend", item=item)

@@ -7,7 +7,7 @@ saying what to do; closing it there does nothing, since the connection and the s
 parent's, which goes on undisturbed. The threads that renew leases do not run in a child: no thread
 survives a fork but the one that called it.
 
-A new client in the child works where no other thread was inside gRPC at the moment of the fork; gRPC
+A new client in the child works where no other thread was inside gRPC when the process forked; gRPC
 skips its own preparations otherwise (and logs "skipping fork() handlers"), and connecting may then
 time out. A process that calls from many threads starts its children by "spawn" or "forkserver".
 """

@@ -10,19 +10,18 @@ from collections.abc import Sequence as Seq
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from attnd._proto import sequence_pb2, session_pb2, types_pb2
-from attnd.attention import AttendResult, Item, pack_attend, unpack_attend
-from attnd.errors import Aborted, AttndError, InvalidArgument, NotFound, SessionLost
-from attnd.options import integer
-from attnd.prefix import check_keys
-from attnd.process import ProcessBound
-from attnd.sequence import MAX_CLIENT_STATE_BYTES, Sequence
+from attnd._proto import session_pb2
+from attnd.attention import AttendResult, Item
+from attnd.calls import run
+from attnd.errors import Aborted, AttndError, NotFound, SessionLost
+from attnd.sequence import Sequence
+from attnd.session_calls import SessionCalls
 
 if TYPE_CHECKING:
     from attnd.client import Client, KvCache
 
 
-class Session(ProcessBound):
+class Session(SessionCalls):
     """A session of this client; from `Client.open_session` or `Client.resume_session`.
 
     Its lease is renewed by a background thread at a third of its length, as long as this object
@@ -38,24 +37,19 @@ class Session(ProcessBound):
         sequences: after a resume, the handles of what the session holds, with `info` filled in.
     """
 
+    client: Client
+    sequences: list[Sequence]
+    _sequence_type = Sequence
+
     def __init__(
         self,
         client: Client,
         opened: session_pb2.OpenSessionResponse | session_pb2.ResumeSessionResponse,
     ) -> None:
-        super().__init__()
-        self.noun = f"a session of {client.noun}"
-        self.client = client
-        self.id: types_pb2.Id = opened.session
-        self.token: bytes = opened.token
-        self.epoch: int = opened.epoch
-        self.lease_s: float = opened.lease_ms / 1e3
+        super().__init__(client, opened)
         self._stop = threading.Event()
-        self._lost: str = ""
-        self._last_call = time.monotonic()
-        self.sequences: list[Sequence] = []
         if isinstance(opened, session_pb2.ResumeSessionResponse) and opened.sequences:
-            self.sequences = self._handles(opened.sequences)
+            self.sequences = run(self._handles(opened.sequences))
         if self.lease_s > 0:
             _LeaseKeeper(self).start()
 
@@ -84,25 +78,11 @@ class Session(ProcessBound):
             InvalidArgument: client_state is above 1 MiB, a key has another size, or there are more
                 keys than the prompt has full pages.
         """
-        if len(client_state) > MAX_CLIENT_STATE_BYTES:
-            raise InvalidArgument(
-                f"client_state: got {len(client_state)} bytes, "
-                f"expected at most {MAX_CLIENT_STATE_BYTES}"
+        sequence: Sequence = run(
+            self._create_sequence(
+                cache, client_state=client_state, prefix_keys=prefix_keys, num_tokens=num_tokens
             )
-        request = sequence_pb2.CreateSequenceRequest(cache=cache.id, client_state=client_state)
-        if prefix_keys is not None:
-            keys, tokens = _prefix(cache, "prefix_keys", prefix_keys, num_tokens)
-            request.prefix.keys.extend(keys)
-            request.prefix.num_tokens = tokens
-        elif num_tokens is not None:
-            raise InvalidArgument(
-                f"num_tokens: got {num_tokens} without prefix_keys, expected None"
-            )
-        response = self.call(
-            "CreateSequence", request, sequence_pb2.CreateSequenceResponse, idempotent=False
         )
-        sequence = Sequence(self, cache, response.sequence, state_version=1 if client_state else 0)
-        sequence.matched_tokens = response.matched_tokens
         return sequence
 
     def match_prefix(self, cache: KvCache, keys: Seq[bytes], num_tokens: int) -> int:
@@ -111,13 +91,7 @@ class Session(ProcessBound):
         Raises:
             NotFound, InvalidArgument: as `create_sequence`.
         """
-        keys, tokens = _prefix(cache, "keys", keys, num_tokens)
-        response = self.call(
-            "MatchPrefix",
-            sequence_pb2.MatchPrefixRequest(cache=cache.id, keys=keys, num_tokens=tokens),
-            sequence_pb2.MatchPrefixResponse,
-        )
-        return response.matched_tokens  # type: ignore[no-any-return]
+        return run(self._match_prefix(cache, keys, num_tokens))
 
     def attend(
         self, items: Seq[Item], *, timeout_s: float | None = None, check: bool = True
@@ -139,30 +113,11 @@ class Session(ProcessBound):
             ResourceExhausted: no pages; `needed_pages` and `free_pages` say by how much.
             MessageTooLarge: over the daemon's message limit. Unavailable: the queue stayed full.
         """
-        self._check_open()
-        for index, item in enumerate(items):
-            if item.sequence.session is not self:
-                raise InvalidArgument(
-                    f"items[{index}].sequence: got one of another session, expected this one's"
-                )
-        request = pack_attend(self.id, self.epoch, items)
-        response = self.client.call_with_tensors("Attend", request, timeout_s=timeout_s)
-        self._last_call = time.monotonic()
-        results = unpack_attend(response, items)
-        failed = next((result.error for result in results if result.error), None)
-        if check and failed is not None:
-            failed.results = results
-            raise failed
-        return results
+        return run(self._attend(items, timeout_s=timeout_s, check=check))
 
     def list_sequences(self) -> list[Sequence]:
         """Handles of all sequences of this session, with `info` filled in but client_state."""
-        response = self.call(
-            "ListSequences",
-            sequence_pb2.ListSequencesRequest(),
-            sequence_pb2.ListSequencesResponse,
-        )
-        return self._handles(response.sequences) if response.sequences else []
+        return run(self._list_sequences())
 
     def renew(self) -> None:
         """Starts the lease anew; the background thread does this by itself.
@@ -170,35 +125,11 @@ class Session(ProcessBound):
         Raises:
             NotFound, Aborted: the session has expired, or was resumed by another client.
         """
-        response = self._session_call(
-            "RenewLease",
-            session_pb2.RenewLeaseRequest(session=self.id, epoch=self.epoch),
-            session_pb2.RenewLeaseResponse,
-        )
-        self.lease_s = response.lease_ms / 1e3
-
-    def release(self) -> bytes:
-        """Stops renewing and forgets the session without closing it; returns its token."""
-        self.check_process()
-        self._lost = self._lost or "it was released"
-        self._stop.set()
-        return self.token
+        run(self._renew())
 
     def close(self) -> None:
         """Ends the session and frees its sequences. Harmless twice, and in a fork."""
-        if self._lost or self.inherited:
-            return
-        try:
-            self._session_call(
-                "CloseSession",
-                session_pb2.CloseSessionRequest(session=self.id, epoch=self.epoch),
-                session_pb2.CloseSessionResponse,
-            )
-        except (NotFound, Aborted):
-            pass  # It ended by itself, or is another client's now.
-        finally:
-            self._lost = self._lost or "it was closed"
-            self._stop.set()
+        run(self._close())
 
     def __enter__(self) -> Session:
         return self
@@ -215,58 +146,14 @@ class Session(ProcessBound):
             if error is None:
                 raise
 
-    def __repr__(self) -> str:
-        state = f", lost: {self._lost}" if self._lost else ""
-        return f"Session(epoch={self.epoch}, lease_s={self.lease_s}{state})"
-
     def call(
         self, method: str, request: Any, response_type: Any, *, idempotent: bool = True
     ) -> Any:
         """A method of SequenceService, in the name of this session."""
-        self._check_open()
-        request.session.CopyFrom(self.id)
-        request.epoch = self.epoch
-        response = self.client.call(
-            "SequenceService", method, request, response_type, idempotent=idempotent
-        )
-        self._last_call = time.monotonic()
-        return response
+        return run(self._ask(method, request, response_type, idempotent=idempotent))
 
-    def _session_call(self, method: str, request: Any, response_type: Any) -> Any:
-        self._check_open()
-        response = self.client.call("SessionService", method, request, response_type)
-        self._last_call = time.monotonic()
-        return response
-
-    def _check_open(self) -> None:
-        self.check_process()
-        if self._lost:
-            raise SessionLost(f"the session is not this client's any more: {self._lost}")
-
-    def _handles(self, infos: Any) -> list[Sequence]:
-        caches = {_key(cache.id): cache for cache in self.client.list_caches()}
-        return [Sequence.from_info(self, caches[_key(info.cache)], info) for info in infos]
-
-
-def _prefix(
-    cache: KvCache, name: str, keys: Seq[bytes], num_tokens: int | None
-) -> tuple[list[bytes], int]:
-    """Checks what names a prompt, before it is sent."""
-    if num_tokens is None:
-        raise InvalidArgument(f"num_tokens: got None, expected the prompt's length with {name}")
-    tokens = integer("num_tokens", num_tokens, least=1)
-    keys = check_keys(name, keys)
-    page = cache.geometry.page_size_tokens
-    if len(keys) > tokens // page:
-        raise InvalidArgument(
-            f"{name}: got {len(keys)} keys of pages of {page} tokens for a prompt of {tokens}, "
-            f"expected at most {tokens // page}"
-        )
-    return keys, tokens
-
-
-def _key(id_: types_pb2.Id) -> tuple[int, int]:
-    return (id_.boot, id_.handle)
+    def _end_lease(self) -> None:
+        self._stop.set()
 
 
 class _LeaseKeeper(threading.Thread):
