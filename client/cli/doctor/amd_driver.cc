@@ -19,7 +19,7 @@ constexpr const char* kContainerAdvice =
 // The file of /etc/modprobe.d that keeps the driver from loading, or "".
 std::string BlacklistFile(const Host& host) {
   for (const std::string& name : host.List("/etc/modprobe.d")) {
-    const std::string path = "/etc/modprobe.d/" + name;
+    std::string path = "/etc/modprobe.d/" + name;
     const std::string text = host.Read(path).value_or("");
     for (const std::string_view line : Split(text, '\n')) {
       const std::vector<std::string_view> words = Words(line);

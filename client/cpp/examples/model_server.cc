@@ -50,6 +50,7 @@ struct ServerOptions {
   int64_t page_quota = 0;  // most pages of the cache; 0: no limit but the pool's
   uint64_t seed = 1;       // of the weights
   size_t max_batch = 8;    // sequences that are computed together
+  size_t max_rows = 256;   // tokens of a step, at least max_batch; longer prompts take several
 };
 
 // One request, and the sequence that holds its keys and values.
@@ -61,6 +62,7 @@ struct Request {
   Sequence sequence;
   int64_t cached = 0;          // tokens whose keys and values are complete in every layer
   uint64_t state_version = 0;  // of the client state, for its compare-and-set
+  size_t rows = 0;             // in this step
   bool evicted = false;        // in this step, for want of pages
   bool failed = false;         // for good
 
@@ -208,14 +210,18 @@ absl::Status ModelServer::Step() {
   }
 
   // 2. The rows: of each request the tokens that have no keys and values yet. That is the whole
-  //    prompt at first and one token from then on, in one ragged batch without padding.
+  //    prompt at first, in pieces where it is long, so that others do not wait for it; and one
+  //    token from then on. One ragged batch, without padding.
   Batch batch;
   std::vector<int32_t> tokens;
   std::vector<int64_t> positions;
   for (const auto& request : running_) {
     if (request->finished()) continue;  // a resumed one that had only to be told so
+    const auto first = static_cast<size_t>(request->cached);
+    request->rows = std::min(request->tokens.size() - first, options_.max_rows - tokens.size());
+    if (request->rows == 0) continue;  // the next step has room
     batch.push_back(request.get());
-    for (auto i = static_cast<size_t>(request->cached); i < request->tokens.size(); ++i) {
+    for (size_t i = first; i < first + request->rows; ++i) {
       tokens.push_back(request->tokens[i]);
       positions.push_back(static_cast<int64_t>(i));
     }
@@ -232,15 +238,20 @@ absl::Status ModelServer::Step() {
     model_.Finish(layer, attention, hidden);
   }
 
-  // 4. The last row of each request says its next token.
+  // 4. The last row of each request says its next token, where it was the last of its tokens.
   const auto width = static_cast<size_t>(model_.config().hidden());
   size_t end = 0;
   for (size_t i = 0; i < batch.size(); ++i) {
-    end += batch[i]->tokens.size() - static_cast<size_t>(batch[i]->cached);
-    ATTND_RETURN_IF_ERROR(
-        failures[i].ok()
-            ? Accept(*batch[i], model_.Greedy(std::span(hidden).subspan((end - 1) * width, width)))
-            : Evict(*batch[i], failures[i]));
+    Request& request = *batch[i];
+    end += request.rows;
+    if (!failures[i].ok()) {
+      ATTND_RETURN_IF_ERROR(Evict(request, failures[i]));
+      continue;
+    }
+    request.cached += static_cast<int64_t>(request.rows);
+    if (request.cached < static_cast<int64_t>(request.tokens.size())) continue;
+    const auto last_row = std::span(hidden).subspan((end - 1) * width, width);
+    ATTND_RETURN_IF_ERROR(Accept(request, model_.Greedy(last_row)));
   }
 
   // 5. Who is done gives its pages back; who was evicted waits for them, ahead of those who came
@@ -269,12 +280,12 @@ absl::Status ModelServer::AttendLayer(int layer, const Batch& batch, const TinyL
                                       std::vector<absl::Status>& failures) {
   const TinyLlama::Config& c = model_.config();
   const auto q_width = static_cast<size_t>(c.hidden());
-  const auto kv_width = static_cast<size_t>(c.num_kv_heads * c.head_dim);
+  const auto kv_width = static_cast<size_t>(c.num_kv_heads) * static_cast<size_t>(c.head_dim);
   std::vector<AttendItem> items;
   std::vector<size_t> of;  // the item's place in the batch
   size_t row = 0;
   for (size_t i = 0; i < batch.size(); ++i) {
-    const size_t rows = batch[i]->tokens.size() - static_cast<size_t>(batch[i]->cached);
+    const size_t rows = batch[i]->rows;
     if (failures[i].ok()) {
       AttendItem& item = items.emplace_back();
       item.sequence = &batch[i]->sequence;
@@ -308,7 +319,6 @@ absl::Status ModelServer::AttendLayer(int layer, const Batch& batch, const TinyL
 
 // Takes a token into the request: kept first, told then. Killed in between, it is told again.
 absl::Status ModelServer::Accept(Request& request, int32_t token) {
-  request.cached = static_cast<int64_t>(request.tokens.size());
   request.tokens.push_back(token);
   ATTND_ASSIGN_OR_RETURN(request.state_version,
                          request.sequence.SetClientState(request.state_version, request.Pack()));
@@ -350,8 +360,10 @@ ServerOptions ParseOptions(int argc, char** argv) {
     if (name == "--token_file") options.token_file = value;
     if (name == "--cache") options.cache = value;
     if (name == "--page_quota") options.page_quota = std::atoll(value.c_str());
+    if (name == "--max_rows") options.max_rows = std::strtoull(value.c_str(), nullptr, 10);
     if (name == "--seed") options.seed = std::strtoull(value.c_str(), nullptr, 10);
   }
+  options.max_rows = std::max(options.max_rows, options.max_batch);
   return options;
 }
 

@@ -248,7 +248,7 @@ TEST_F(ModelServerTest, KilledAndResumedItGeneratesWhatTheModelDoesWithoutIt) {
   const std::map<std::string, Tokens> prompts = {
       {"short", Prompt(1)}, {"long", Prompt(70)}, {"late", Prompt(17)}};
   const std::set<std::string> ids = {"short", "long", "late"};
-  const std::vector<std::string> options = {"--token_file", folder_ + "/token"};
+  const std::vector<std::string> options = {"--token_file", folder_ + "/token", "--max_rows", "32"};
   Told told;
   {
     Server server(shared_daemon->address(), options);
@@ -280,7 +280,7 @@ TEST_F(ModelServerTest, ShortOfPagesItEvictsAndComputesAgain) {
     prompts[id] = Prompt(40);
     server.Send(Line(id, 60, prompts[id]));
   }
-  server.Send(Line("huge", 1, Prompt(16 * 20)));
+  server.Send(Line("huge", 1, Prompt(16 * 20)));  // 20 pages; the first 256 tokens fit
   server.CloseInput();
   Told told;
   told.Read(server, kAll, {"a", "b", "c", "huge"});
@@ -288,7 +288,7 @@ TEST_F(ModelServerTest, ShortOfPagesItEvictsAndComputesAgain) {
   for (const auto& [id, prompt] : prompts) {
     EXPECT_EQ(told.Of(id), Generate(model_, prompt, 60)) << id;
   }
-  EXPECT_THAT(told.errors["huge"], HasSubstr("RESOURCE_EXHAUSTED: needs 20 pages, 16 are free"));
+  EXPECT_THAT(told.errors["huge"], HasSubstr("RESOURCE_EXHAUSTED: needs 4 pages, 0 are free"));
 }
 
 TEST_F(ModelServerTest, AnswersABadRequestAndGoesOn) {

@@ -2,12 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "tests/unit/client/cli/doctor/fake_machine.h"
 
 namespace attnd::cli {
 namespace {
 
-using std::string_literals::operator""s;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -17,7 +17,8 @@ TEST(EnvironmentTest, TheDaemonsEnvironmentCountsWhereItMayBeRead) {
   machine.environment["HIP_VISIBLE_DEVICES"] = "9";
   EXPECT_THAT(FindingsOf(machine.Examine(), "visible gpus"), HasSubstr("in this shell"));
   machine.Write("/proc/42/comm", "attnd\n");
-  machine.Write("/proc/42/environ", "PATH=/bin\0HIP_VISIBLE_DEVICES=0\0"s);
+  constexpr char kVariables[] = "PATH=/bin\0HIP_VISIBLE_DEVICES=0";  // and a NUL at its end
+  machine.Write("/proc/42/environ", std::string(kVariables, sizeof(kVariables)));
   const std::string found = FindingsOf(machine.Examine(), "visible gpus");
   EXPECT_THAT(found, HasSubstr("ok    visible gpus    GPU 0 (gfx1100) of 1; HIP_VISIBLE_DEVICES=0 "
                                "in attnd (process 42)"));
@@ -27,8 +28,8 @@ TEST(EnvironmentTest, TwoDaemonsAreNotGuessedBetween) {
   FakeMachine machine;
   machine.AddRadeon();
   for (const char* pid : {"42", "43"}) {
-    machine.Write("/proc/"s + pid + "/comm", "attnd\n");
-    machine.Write("/proc/"s + pid + "/environ", "HIP_VISIBLE_DEVICES=-1");
+    machine.Write(absl::StrCat("/proc/", pid, "/comm"), "attnd\n");
+    machine.Write(absl::StrCat("/proc/", pid, "/environ"), "HIP_VISIBLE_DEVICES=-1");
   }
   EXPECT_THAT(FindingsOf(machine.Examine(), "visible gpus"), HasSubstr("there are several attnd"));
 }
