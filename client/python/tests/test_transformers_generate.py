@@ -297,6 +297,4 @@ def test_a_daemon_that_lost_the_session_is_used_again(client: attnd.Client) -> N
     ours = enable(copy.deepcopy(eager), client)
     generate(ours, [[1, 2, 3]])
     ours.__dict__["_attnd_hook"]._session.close()
-    with pytest.raises(attnd.SessionLost):
-        generate(ours, [[1, 2, 3]])
     assert generate(ours, [[1, 2, 3]]).tolist() == generate(eager, [[1, 2, 3]]).tolist()

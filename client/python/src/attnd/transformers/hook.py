@@ -27,6 +27,9 @@ from attnd.transformers.register import register
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 _HOOK = "_attnd_hook"
 
+# What a daemon says of a session that it does not have any more.
+_LOST = (NotFound, SessionLost, Aborted, DataLoss)
+
 # With these alone the keys depend on nothing but the token ids and the model.
 _TEXT_ONLY = {"inputs", "input_ids", "attention_mask"}
 # The rows of these modes end as they began; beams change places.
@@ -127,11 +130,6 @@ class _GenerateHook:
                 if getattr(result, "past_key_values", None) is not call.cache:
                     call.cache.free()
             return result
-        except (NotFound, SessionLost, Aborted, DataLoss):
-            # The session or its sequences are gone: the next call begins with a new one.
-            with self._lock:
-                self._session = None
-            raise
         finally:
             call.ids, call.cache, call.keeps_rows, call.padding, call.salt = outer
 
@@ -186,7 +184,13 @@ class _GenerateHook:
         return known[1]
 
     def _open_session(self) -> Session:
+        """The model's session; a new one where the daemon lost it, since no text has begun yet."""
         with self._lock:
+            if self._session is not None:
+                try:
+                    self._session.renew()
+                except _LOST:
+                    self._session = None
             if self._session is None:
                 self._session = self._client.open_session(label="transformers")
             return self._session
