@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_two_servers_share_a_daemon_and_its_prefixes(
         pytest.skip(f"{daemon_binary()} is not built")
     (first_question, first_answer), (second_question, second_answer) = questions_and_answers.items()
     with tempfile.TemporaryDirectory(prefix="attnd-", dir="/tmp") as folder:
-        process, daemon = start_real(Path(folder))
+        process, daemon = start_real(Path(folder), "--default_lease=4s")
         first, second = start_server(daemon.address), start_server(daemon.address)
         with stopped_at_the_end(first, second), attnd.Client(daemon.address) as client:
             first.wait()
@@ -182,6 +183,13 @@ def test_two_servers_share_a_daemon_and_its_prefixes(
             first.process.send_signal(signal.SIGKILL)
             first.process.wait()
             assert second.ask(first_question) == first_answer
+            # Its session ends with the lease; the other server's is renewed.
+            deadline = time.monotonic() + 60
+            while client.stats().sessions > 1 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert client.stats().sessions == 1
+            assert client.stats().sequences == 0
+            assert second.ask(second_question) == second_answer
             client.check_integrity()
         assert stop_real(process) == 0
 

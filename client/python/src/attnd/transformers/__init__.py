@@ -8,14 +8,14 @@ or, with a cache in one's own hands:
 
     attnd.transformers.register()
     model.set_attn_implementation("attnd")
-    with client.open_session() as session:
-        cache = AttndCache.create(session, model.config)
-        model.generate(**inputs, past_key_values=cache, do_sample=False)
+    cache = AttndCache(client, model.config)
+    model.generate(**inputs, past_key_values=cache, do_sample=False)
 """
 
 from attnd.transformers.cache import AttndCache, open_kv_cache
 from attnd.transformers.clock import AttentionClock
 from attnd.transformers.forward import attention_forward
+from attnd.transformers.freeing import wait_until_freed
 from attnd.transformers.hook import enable
 from attnd.transformers.journal import ResumedBatch, TokenJournal, resume
 from attnd.transformers.masks import MaskKind, attention_mask_for
@@ -35,4 +35,5 @@ __all__ = [
     "open_kv_cache",
     "register",
     "resume",
+    "wait_until_freed",
 ]

@@ -9,7 +9,6 @@ it returns; and `generate` asks the cache how many columns, padding included, it
 
 from __future__ import annotations
 
-import contextlib
 import time
 import weakref
 from collections.abc import Sequence as Seq
@@ -22,49 +21,68 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from attnd.attention import Item
-from attnd.client import KvCache
-from attnd.errors import AttndError, InvalidArgument
+from attnd.client import Client, KvCache
+from attnd.errors import InvalidArgument
 from attnd.options import Options
 from attnd.sequence import Sequence
 from attnd.session import Session
+from attnd.transformers import freeing
 from attnd.transformers.clock import AttentionClock
 from attnd.transformers.forward import HANDOVER
 from attnd.transformers.prefix import RowKeys
+
+# A window is a matter of the mask: the daemon keeps all keys of such a layer.
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 class AttndCache(Cache):  # type: ignore[misc]
     """Give it to a model with the attention implementation "attnd" as `past_key_values`.
 
     Args:
-        session: that holds the sequences.
-        kv_cache: of the daemon, of the model's geometry; see `create`.
+        session: that holds the sequences; or a client, for a session of the cache's own, which ends
+            with it.
+        kv_cache: of the daemon, of the model's geometry (`open_kv_cache`); or the model's config,
+            to open one of the dtype that the first layer's keys have.
         sequences: one per row; None: they are created when the first layer attends, as many as the
             batch then has rows.
         lengths: tokens that each row has already; None: 0.
         past_length: columns that the model has seen, padding counted.
 
     Attributes:
-        session, kv_cache: as given.
+        session: that holds the sequences.
         sequences: the handles, one per row.
         lengths: tokens of each row that every layer has, padding not counted.
         past_length: columns that the model has seen, padding counted.
         clock: time spent in attention.
 
-    The sequences are freed by `free`, or when nothing refers to the cache any more.
+    The sequences are freed by `free`, or when nothing refers to the cache any more (`freeing`).
+
+    Raises:
+        NotImplementedError: the config has layers that attnd does not serve; named.
+        Unavailable: a client was given, and no daemon answers.
     """
 
     def __init__(
         self,
-        session: Session,
-        kv_cache: KvCache,
+        session: Session | Client,
+        kv_cache: KvCache | PreTrainedConfig,
         *,
         sequences: Seq[Sequence] | None = None,
         lengths: Seq[int] | None = None,
         past_length: int = 0,
     ) -> None:
-        super().__init__(layers=[_Layer(self) for _ in range(kv_cache.geometry.num_layers)])
+        self._kv_cache: KvCache | None = None
+        self._config: PreTrainedConfig | None = None
+        if isinstance(kv_cache, KvCache):
+            self._kv_cache, num_layers = kv_cache, kv_cache.geometry.num_layers
+        else:
+            self._config, num_layers = kv_cache, geometry_of(kv_cache)["num_layers"]
+        super().__init__(layers=[_Layer(self) for _ in range(num_layers)])
+        self._owner: object | None = None  # Of the session; shared with copies.
+        if isinstance(session, Client):
+            session = session.open_session(label="transformers")
+            self._owner = _Owner(session)
         self.session = session
-        self.kv_cache = kv_cache
         # One list for life: whoever cleans up behind this object holds it too.
         self.sequences: list[Sequence] = list(sequences or ())
         self.lengths = list(lengths) if lengths is not None else [0] * len(self.sequences)
@@ -77,7 +95,12 @@ class AttndCache(Cache):  # type: ignore[misc]
         self._keys: list[RowKeys] = [RowKeys() for _ in self.sequences]
         self._new: list[int] = []
         self._handed_over: int | None = None
-        weakref.finalize(self, _free_quietly, self.sequences).atexit = False
+        freeing.when_gone(self, self.sequences)
+
+    @property
+    def kv_cache(self) -> KvCache:
+        """Of the daemon; where a config was given, opened by whoever asks first."""
+        return self._open()
 
     @classmethod
     def create(
@@ -97,7 +120,7 @@ class AttndCache(Cache):  # type: ignore[misc]
             batch_size: rows; None: as many as the first forward has.
             name: of the daemon's cache; None: made of the geometry, so that models of one shape
                 share a cache.
-            dtype: storage of keys and values.
+            dtype: storage of keys and values; the model's, where others are to share its pages.
             page_size_tokens: 0: the daemon's default.
 
         Raises as `Client.open_cache` does.
@@ -114,19 +137,20 @@ class AttndCache(Cache):  # type: ignore[misc]
         attention_mask: torch.Tensor | None,
         salt: bytes,
         *,
-        publish_only: bool = False,
+        whole_prompt: bool = False,
     ) -> int:
         """Begins the rows with the pages that others have published for the same tokens.
 
-        The model then computes the columns that are left; what it computes is published as pages
-        fill. Rows of different matches continue at the column where the first of them must.
+        The model then computes the columns that are left, and full pages are published as they
+        fill. A row that matches further than others keeps its pages: in the columns that the model
+        computes for the others' sake, its tokens are the daemon's already and are not attended.
 
         Args:
             input_ids: [B, columns] of the prompts, padded on the left.
             attention_mask: [B, columns], 1 for tokens; None: no padding.
             salt: names the model; see `prefix.model_salt`.
-            publish_only: match nothing: for a loop that feeds the whole prompt whatever the cache
-                has.
+            whole_prompt: for a loop that feeds all columns whatever the cache has: no column is
+                said to be done, and still nothing that matches is attended again.
 
         Returns:
             How many columns need not be computed: `past_length` from now on.
@@ -143,25 +167,20 @@ class AttndCache(Cache):  # type: ignore[misc]
         padding = [0] * len(input_ids)
         if attention_mask is not None:
             padding = (columns - attention_mask.sum(dim=1)).tolist()
+        past = columns
         for row, pad in enumerate(padding):
             keys = RowKeys.of(input_ids[row, pad:].tolist(), page, salt)
-            wanted: dict[str, Any] = {}
-            if not publish_only:
-                wanted = {"prefix_keys": keys.keys, "num_tokens": max(columns - pad, 1)}
-            self.sequences.append(self.session.create_sequence(self.kv_cache, **wanted))
+            sequence = self.session.create_sequence(
+                self.kv_cache, prefix_keys=keys.keys, num_tokens=max(columns - pad, 1)
+            )
+            keys.published = sequence.matched_tokens // page
+            self.sequences.append(sequence)
+            self.lengths.append(sequence.matched_tokens)
             self._keys.append(keys)
-        matched = [sequence.matched_tokens for sequence in self.sequences]
-        past = 0
-        if not publish_only:
-            past = min(pad + found for pad, found in zip(padding, matched, strict=True))
-        self.lengths = [max(past - pad, 0) for pad in padding]
-        for row, sequence in enumerate(self.sequences):
-            self._keys[row].published = matched[row] // page
-            if self.lengths[row] < matched[row]:
-                # Other rows must compute these columns, and the model computes whole columns.
-                sequence.truncate(self.lengths[row])
-        self.past_length = past
-        return past
+            # The last column gives the logits, in rows without a token too.
+            past = min(past, pad + sequence.matched_tokens, columns - 1)
+        self.past_length = 0 if whole_prompt else past
+        return self.past_length
 
     def publish(self, token_ids: Seq[Seq[int]], salt: bytes) -> None:
         """Names the rows' full pages, prompt and answer, for whoever comes with the same tokens.
@@ -193,6 +212,7 @@ class AttndCache(Cache):  # type: ignore[misc]
         batch, width = q.shape[:2]
         if layer == 0:
             if not self.sequences:
+                self._open(query.dtype)
                 self._create_rows(batch)
             self._new = self._count_new(mask, batch, width)
         out = np.zeros((batch, width, q.shape[2], v.shape[3]), q.dtype)
@@ -225,6 +245,12 @@ class AttndCache(Cache):  # type: ignore[misc]
             output = output.view(torch.bfloat16)
         self.clock.wall_ns += time.perf_counter_ns() - begin_ns
         return output.to(query.device)
+
+    def _open(self, dtype: Any = None) -> KvCache:
+        if self._kv_cache is None:
+            dtype = dtype or getattr(self._config, "dtype", None) or torch.float32
+            self._kv_cache = open_kv_cache(self.session, self._config, dtype=dtype)
+        return self._kv_cache
 
     def _create_rows(self, batch_size: int) -> None:
         for _ in range(batch_size):
@@ -344,6 +370,31 @@ class AttndCache(Cache):  # type: ignore[misc]
             self._keys[row].published = min(self._keys[row].published, self.lengths[row] // page)
             sequence.truncate(self.lengths[row])
 
+    def fork(self) -> AttndCache:
+        """Another cache that begins with what this one has; the pages are shared until written to.
+
+        copy.deepcopy does the same: to go on from one prompt in several ways.
+        """
+        forks = [
+            sequence.fork(length)
+            for sequence, length in zip(self.sequences, self.lengths, strict=True)
+        ]
+        shape = self._kv_cache or self._config
+        assert shape is not None
+        copied = AttndCache(
+            self.session,
+            shape,
+            sequences=forks,
+            lengths=self.lengths,
+            past_length=self.past_length,
+        )
+        copied._keys = [keys.copy() for keys in self._keys]
+        copied._owner = self._owner
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttndCache:
+        return self.fork()
+
     def reset(self) -> None:
         """Empties the sequences."""
         for sequence in self.sequences:
@@ -361,6 +412,13 @@ class AttndCache(Cache):  # type: ignore[misc]
         self._handed_over = None
         for sequence in sequences:
             sequence.free()
+
+
+class _Owner:
+    """Closes a cache's own session when the cache and all its copies are gone."""
+
+    def __init__(self, session: Session) -> None:
+        freeing.when_gone(self, [session])
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
@@ -410,20 +468,39 @@ def open_kv_cache(
     page_size_tokens: int = 0,
 ) -> KvCache:
     """The daemon's cache of the model's geometry. Arguments and errors as `AttndCache.create`."""
-    config = config.get_text_config(decoder=True)
-    query_heads = config.num_attention_heads
-    geometry = {
-        "num_layers": config.num_hidden_layers,
-        "num_query_heads": query_heads,
-        "num_kv_heads": getattr(config, "num_key_value_heads", None) or query_heads,
-        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // query_heads,
-    }
+    geometry = geometry_of(config)
     if name is None:
         shape = "x".join(map(str, geometry.values()))
         name = f"transformers-{shape}-{str(dtype).removeprefix('torch.')}-p{page_size_tokens or 16}"
     return session.client.open_cache(
         name, **geometry, dtype=dtype, page_size_tokens=page_size_tokens
     )
+
+
+def geometry_of(config: PreTrainedConfig) -> dict[str, int]:
+    """The numbers of layers and heads, and the head dimension, as `Client.open_cache` names them.
+
+    Raises:
+        NotImplementedError: some layers keep something else than keys and values of their own.
+    """
+    config = config.get_text_config(decoder=True)
+    others = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
+    if others:
+        raise NotImplementedError(
+            f"layer_types: got {sorted(others)}, expected {sorted(_LAYER_TYPES)} with an AttndCache"
+        )
+    if shared := getattr(config, "num_kv_shared_layers", None):
+        raise NotImplementedError(
+            f"num_kv_shared_layers: got {shared}, expected 0: each layer of an AttndCache has keys "
+            "of its own"
+        )
+    query_heads = config.num_attention_heads
+    return {
+        "num_layers": config.num_hidden_layers,
+        "num_query_heads": query_heads,
+        "num_kv_heads": getattr(config, "num_key_value_heads", None) or query_heads,
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // query_heads,
+    }
 
 
 def _host_view(tensor: torch.Tensor) -> npt.NDArray[Any]:
@@ -438,10 +515,3 @@ def _host_view(tensor: torch.Tensor) -> npt.NDArray[Any]:
         tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
     ).numpy()
     return array
-
-
-def _free_quietly(sequences: list[Sequence]) -> None:
-    """Of a cache that is gone: the session's end frees what this does not."""
-    for sequence in sequences:
-        with contextlib.suppress(AttndError, ValueError):  # ValueError: the channel was closed.
-            sequence.free()

@@ -8,9 +8,9 @@ without their padding, and gradients flow through it.
 
 from __future__ import annotations
 
-import weakref
-from dataclasses import replace
-from functools import lru_cache
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +25,29 @@ if TYPE_CHECKING:
 
 HANDOVER = "_attnd_handover"
 
-# Which daemon a module's stateless calls go to; others go to the process's own connection.
-clients: weakref.WeakKeyDictionary[torch.nn.Module, Client] = weakref.WeakKeyDictionary()
+_SERVED_BY = "_attnd_served_by"
 
 # Arguments of some models' attention that change the scores in ways the daemon does not know.
 _UNKNOWN = ("position_bias", "head_mask", "attention_bias", "block_sequence_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class _ServedBy:
+    """Which daemon a module's stateless calls go to; a copied module keeps its daemon."""
+
+    client: Client
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _ServedBy:
+        return self
+
+
+def serve_by(model: torch.nn.Module, client: Client) -> None:
+    """Sends the stateless calls of all modules of `model` to `client`'s daemon.
+
+    Those of other modules go to the process's own, `attnd.connect()`.
+    """
+    for module in model.modules():
+        module.__dict__[_SERVED_BY] = _ServedBy(client)
 
 
 def attention_forward(
@@ -60,7 +78,8 @@ def attention_forward(
         is_causal: where the mask does not say; None: as the module says.
 
     Returns:
-        [B, n, Hq, Dv], zeros in rows of padding; and None for the weights, which nobody has.
+        [B, n, Hq, Dv], zeros in rows of padding where the mask is causal or a window; and None for
+        the weights, which nobody has.
 
     Raises:
         InvalidArgument: padding behind tokens with an AttndCache, a mask of another rank, ...
@@ -87,14 +106,35 @@ def attention_forward(
             )
         options = _options(scaling, softcap or 0.0, True, kind.window, sinks)
         return cache.attend(layer, query, key, value, attention_mask, options), None
-    if s_aux is not None and s_aux.requires_grad and torch.is_grad_enabled():
-        raise NotImplementedError("s_aux: requires a gradient, which attention sinks do not get")
     options = _options(scaling, softcap or 0.0, kind.causal, kind.window, sinks)
     if dropout:
         seed = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64))
         options = replace(options, dropout=Dropout(probability=dropout, seed=seed))
+    if attention_mask is not None and tied_kind(attention_mask) is not None:
+        # A cache of a fixed size has room behind its tokens, which is not attended.
+        written = attention_mask.shape[1]
+        key, value = key[:, :, :written], value[:, :, :written]
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    return _stateless(q, k, v, attention_mask, kind, options, clients.get(module)), None
+    served_by: _ServedBy | None = getattr(module, _SERVED_BY, None)
+    client = None if served_by is None else served_by.client
+    attend = functools.partial(_attend, s_aux, client)
+    return _stateless(q, k, v, attention_mask, kind, options, attend), None
+
+
+def _attend(
+    s_aux: torch.Tensor | None, client: Client | None, *qkv: torch.Tensor, **arguments: Any
+) -> torch.Tensor:
+    """The differentiable operator; its output alone, also differentiated for `s_aux`."""
+    from flash_attention_amd.autograd import attention
+
+    if s_aux is None or not (s_aux.requires_grad and torch.is_grad_enabled()):
+        return attention(*qkv, client=client, **arguments)[0]
+    # A sink takes exp(s) / (exp(s) + exp(lse)) of every row's weight, and PyTorch knows the
+    # gradients of the rest: those of lse are the operator's.
+    arguments["options"] = replace(arguments["options"], sinks=None)
+    out, lse = attention(*qkv, client=client, **arguments)
+    kept = torch.sigmoid(lse - s_aux.float()[:, None])
+    return out * kept.transpose(-1, -2).unsqueeze(-1).to(out.dtype)
 
 
 def _stateless(
@@ -104,11 +144,9 @@ def _stateless(
     mask: torch.Tensor | None,
     kind: MaskKind,
     options: Options,
-    client: Client | None,
+    attend: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
     """[B, n, Hq, Dk], [B, N, Hkv, Dk] and [B, N, Hkv, Dv] become [B, n, Hq, Dv]."""
-    from flash_attention_amd.autograd import attention
-
     batch, n, columns = q.shape[0], q.shape[1], k.shape[1]
     if mask is not None and tuple(mask.shape) != (batch, columns):
         raise InvalidArgument(
@@ -116,8 +154,7 @@ def _stateless(
             "tokens; a mask of scores is not served"
         )
     if kind.packed is None and (mask is None or bool(mask.all())):
-        out, _ = attention(q, k, v, options=options, client=client)
-        return out
+        return attend(q, k, v, options=options)
     if kind.packed is not None:
         if n != columns:
             raise NotImplementedError(f"packed sequences: got {n} queries and {columns} keys")
@@ -132,20 +169,20 @@ def _stateless(
                 "one side: the distance of two tokens is counted in columns there"
             )
         keys = mask
-        # Self-attention: the queries are the last columns. Cross-attention: they are others.
-        same = kind.causal or n == columns
+        # Where a position counts, the queries are the last columns. Otherwise they may be another
+        # text's (cross-attention), and padding among them does no harm.
+        same = kind.causal or kind.window is not None
         queries = mask[:, columns - n :] if same else torch.ones_like(mask[:, :1]).expand(batch, n)
         query_counts, key_counts = queries.sum(dim=1).tolist(), keys.sum(dim=1).tolist()
     if not sum(query_counts) or not sum(key_counts):
         return q.new_zeros((batch, n, q.shape[2], v.shape[3]))
-    ragged, _ = attention(
+    ragged = attend(
         q[queries],
         k[keys],
         v[keys],
         options=options,
         cu_seqlens_q=_cumulated(query_counts),
         cu_seqlens_k=_cumulated(key_counts),
-        client=client,
     )
     out = ragged.new_zeros((batch, n, *ragged.shape[1:]))
     return out.index_put((queries,), ragged)
@@ -172,7 +209,7 @@ def _cumulated(counts: list[int]) -> list[int]:
     return total
 
 
-@lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)
 def _options(
     scaling: float | None,
     softcap: float,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
+from collections.abc import Hashable
 from typing import Any, TypeVar
 
 import torch
@@ -17,13 +19,16 @@ import attnd
 from attnd.client import Client
 from attnd.errors import Aborted, DataLoss, InvalidArgument, NotFound, SessionLost
 from attnd.session import Session
-from attnd.transformers import forward
 from attnd.transformers.cache import AttndCache, open_kv_cache
-from attnd.transformers.prefix import model_salt
+from attnd.transformers.forward import serve_by
+from attnd.transformers.prefix import keys_depend_on_length, model_salt, weights_mark
 from attnd.transformers.register import register
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 _HOOK = "_attnd_hook"
+
+# What a daemon says of a session that it does not have any more.
+_LOST = (NotFound, SessionLost, Aborted, DataLoss)
 
 # With these alone the keys depend on nothing but the token ids and the model.
 _TEXT_ONLY = {"inputs", "input_ids", "attention_mask"}
@@ -36,14 +41,15 @@ def enable(model: _Model, client: Client | None = None, *, reuse_prefix: bool = 
     """Serves the model's attention with attnd: forward, training and `generate`.
 
     `generate` uses an AttndCache unless it is given another cache or use_cache=False. Called again
-    for the same model, it takes the new arguments; call it again after the weights have changed,
-    since the names of shared prefixes are made of them.
+    for the same model, it takes the new arguments.
 
     Args:
         model: any model of transformers whose attention goes through its AttentionInterface.
         client: of the daemon; None: `attnd.connect()`.
         reuse_prefix: take the pages of prompts that begin like others of the same model and tenant,
-            whichever process computed them, and publish this one's.
+            whichever process computed them, and publish this one's. The names of pages are made of
+            the weights, too, as they are at each `generate`. Not done for models whose keys depend
+            on the text's length (rope of type "dynamic" or "longrope").
 
     Returns:
         `model`.
@@ -64,8 +70,7 @@ def enable(model: _Model, client: Client | None = None, *, reuse_prefix: bool = 
     register()
     inner.set_attn_implementation("attnd")
     client = client or attnd.connect()
-    for module in model.modules():
-        forward.clients[module] = client
+    serve_by(model, client)
     if hasattr(model, "generate"):
         # The class's own methods, also where a former call has put others before them.
         model.__dict__.pop("generate", None)
@@ -86,15 +91,20 @@ class _Call(threading.local):
     cache: AttndCache | None = None
     keeps_rows: bool = False
     padding: list[int] | None = None
+    salt: bytes = b""
 
 
 class _GenerateHook:
     """Stands before a model's `generate` and the making of its cache."""
 
     def __init__(self, model: Any, client: Client, reuse_prefix: bool) -> None:
-        self._config, self._dtype = model.config, model.dtype
         self._client = client
-        self._salt = model_salt(model) if reuse_prefix else None
+        self._reuse_prefix = reuse_prefix and not keys_depend_on_length(model.config)
+        # Of each model that this hook stands before (copies share it): the salt, and for which
+        # weights it was made.
+        self._salts: weakref.WeakKeyDictionary[Any, tuple[Hashable, bytes]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._lock = threading.Lock()
         self._session: Session | None = None
         self._call = _Call()
@@ -107,8 +117,11 @@ class _GenerateHook:
         """`model.generate`, with the cache freed and its pages published at the end."""
         call = self._call
         # An assistant may be this very model: its generate runs inside this one.
-        outer = (call.ids, call.cache, call.keeps_rows, call.padding)
-        call.ids, call.cache = _text_ids(args, kwargs), None
+        outer = (call.ids, call.cache, call.keeps_rows, call.padding, call.salt)
+        call.ids = _text_ids(args, kwargs) if self._reuse_prefix else None
+        call.cache = call.padding = None
+        # Of the weights as they are now: they may have been trained, or loaded anew.
+        call.salt = b"" if call.ids is None else self._salt(original.__self__)
         try:
             result = original(*args, **kwargs)
             sequences = result if isinstance(result, torch.Tensor) else result.sequences
@@ -117,13 +130,8 @@ class _GenerateHook:
                 if getattr(result, "past_key_values", None) is not call.cache:
                     call.cache.free()
             return result
-        except (NotFound, SessionLost, Aborted, DataLoss):
-            # The session or its sequences are gone: the next call begins with a new one.
-            with self._lock:
-                self._session = None
-            raise
         finally:
-            call.ids, call.cache, call.keeps_rows, call.padding = outer
+            call.ids, call.cache, call.keeps_rows, call.padding, call.salt = outer
 
     def prepare_cache(
         self,
@@ -144,11 +152,12 @@ class _GenerateHook:
                 f"cache_implementation: got {implementation!r}, expected None: the cache is attnd's"
             )
         call, session = self._call, self._open_session()
-        cache = AttndCache(session, open_kv_cache(session, self._config, dtype=self._dtype))
+        model = original.__self__
+        cache = AttndCache(session, open_kv_cache(session, model.config, dtype=model.dtype))
         model_kwargs["past_key_values"] = call.cache = cache
         call.keeps_rows = str(generation_mode.value) in _KEEPS_ROWS
         mask = model_kwargs.get("attention_mask")
-        if self._salt is not None and call.ids is not None:
+        if call.ids is not None:
             copies = max(generation_config.num_beams, generation_config.num_return_sequences)
             ids = call.ids.repeat_interleave(copies, dim=0)
             call.padding = (
@@ -156,21 +165,32 @@ class _GenerateHook:
             )
             # Assisted generation feeds the whole prompt at its start, whatever the cache has.
             whole = str(generation_mode.value) not in _SKIPS_WHAT_IS_CACHED
-            cache.match_prefix(ids, mask, self._salt, publish_only=whole)
-        else:
-            call.padding = None
+            cache.match_prefix(ids, mask, call.salt, whole_prompt=whole)
 
     def _publish(self, cache: AttndCache, sequences: torch.Tensor) -> None:
         padding = self._call.padding
-        if self._salt is None or padding is None or not self._call.keeps_rows:
+        if padding is None or not self._call.keeps_rows:
             return
         if len(padding) == len(cache.sequences) == len(sequences):
             rows = sequences.tolist()
             ids = [row[pad:] for row, pad in zip(rows, padding, strict=True)]
-            cache.publish(ids, self._salt)
+            cache.publish(ids, self._call.salt)
+
+    def _salt(self, model: Any) -> bytes:
+        mark = weights_mark(model)
+        known = self._salts.get(model)
+        if known is None or known[0] != mark:
+            self._salts[model] = known = mark, model_salt(model)
+        return known[1]
 
     def _open_session(self) -> Session:
+        """The model's session; a new one where the daemon lost it, since no text has begun yet."""
         with self._lock:
+            if self._session is not None:
+                try:
+                    self._session.renew()
+                except _LOST:
+                    self._session = None
             if self._session is None:
                 self._session = self._client.open_session(label="transformers")
             return self._session

@@ -79,28 +79,43 @@ def attention_mask_for(
     mask_function: Callable[..., Any] = causal_mask_function,
     attention_mask: torch.Tensor | None = None,
     batch_size: int = 1,
+    q_length: int = 0,
     kv_length: int = 0,
+    q_offset: int | torch.Tensor = 0,
+    kv_offset: int = 0,
     device: torch.device | None = None,
     **_: Any,
 ) -> torch.Tensor:
     """The mask function that `register` registers: the padding, with the `MaskKind` tied to it.
 
+    Args:
+        q_length, q_offset: columns of the queries, and where the first of them is.
+        kv_length, kv_offset: likewise of the keys, as the cache counts: one of a fixed size also
+            counts those that are not written yet, one of a window begins behind the first column.
+
     Returns:
-        bool [B, columns of keys], True for tokens.
+        bool [B, columns of keys that are written], True for tokens.
 
     Raises:
         NotImplementedError: see `kind_of`; or the 2-D mask was replaced by one of another rank.
     """
+    if attention_mask is not None and tied_kind(attention_mask) is not None:
+        return attention_mask  # `generate` makes it ahead of the model for caches of a fixed size.
+    kind = kind_of(mask_function)
+    columns = kv_length
+    if kind.causal:  # Otherwise, of a cross-attention, the keys are another text's.
+        columns = min(kv_length, int(q_offset) + q_length - kv_offset)
     if attention_mask is None:
-        mask = torch.ones((batch_size, kv_length), dtype=torch.bool, device=device)
+        mask = torch.ones((batch_size, columns), dtype=torch.bool, device=device)
     elif attention_mask.ndim != 2:
         raise NotImplementedError(
             f"attention_mask: got shape {list(attention_mask.shape)}, expected [B, columns]"
         )
     else:
-        # A tensor of our own: the kind must not appear on the caller's.
-        mask = attention_mask.to(dtype=torch.bool).view(attention_mask.shape)
-    setattr(mask, _KIND, kind_of(mask_function))
+        # A tensor of our own: the kind must not appear on the caller's. Contiguous, since
+        # `generate` would otherwise make a copy that is, without the kind.
+        mask = attention_mask.to(dtype=torch.bool)[:, kv_offset : kv_offset + columns].contiguous()
+    setattr(mask, _KIND, kind)
     return mask
 
 

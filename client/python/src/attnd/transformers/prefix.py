@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from attnd.prefix import page_keys
 
 # Of each weight: enough that two fine-tunes of one model differ, little enough to read in no time.
 _SAMPLED = 64
+
+_ROTATIONS_BY_LENGTH = {"dynamic", "longrope"}
 
 
 @dataclass(slots=True)
@@ -36,9 +39,9 @@ class RowKeys:
 def model_salt(model: Any) -> bytes:
     """What a model's keys and values depend on besides the tokens: 32 bytes.
 
-    SHA-256 over its class, its configuration (rope, layer types and all) and, of each parameter and
-    buffer, name, dtype, shape and up to 64 elements spread evenly over it. Two models with one salt
-    would have to agree in all of these.
+    SHA-256 over its class, its configuration (rope, layer types and all), its active adapters and,
+    of each parameter and buffer, name, dtype, shape and up to 64 elements spread evenly over it.
+    Two models with one salt would have to agree in all of these.
     """
     digest = hashlib.sha256(f"{type(model).__module__}.{type(model).__qualname__}".encode())
     config = model.config.to_diff_dict()
@@ -46,8 +49,8 @@ def model_salt(model: Any) -> bytes:
     for name in ("_name_or_path", "transformers_version", "_attn_implementation", "dtype"):
         config.pop(name, None)
     digest.update(repr(sorted(config.items(), key=lambda pair: pair[0])).encode())
-    state = [*model.named_parameters(), *model.named_buffers()]
-    for name, tensor in sorted(state, key=lambda pair: pair[0]):
+    digest.update(_adapters(model).encode())
+    for name, tensor in _state(model):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         flat = tensor.detach().flatten()
         if len(flat):
@@ -55,3 +58,36 @@ def model_salt(model: Any) -> bytes:
             sample = flat[at.long().to(flat.device)].contiguous().cpu()
             digest.update(sample.view(torch.uint8).numpy().tobytes())
     return digest.digest()
+
+
+def weights_mark(model: Any) -> Hashable:
+    """Is another one after the weights were written to, in place or not; costs no look at them."""
+    marks = [
+        (tensor.data_ptr(), None if tensor.is_inference() else tensor._version)
+        for _, tensor in _state(model)
+    ]
+    return _adapters(model), tuple(marks)
+
+
+def keys_depend_on_length(config: Any) -> bool:
+    """Whether the rotation of a token's key depends on how long the text around it is.
+
+    Pages of such a model cannot be shared: they hold the keys of a text of another length.
+    """
+    found, parts = [], [getattr(config.get_text_config(decoder=True), "rope_parameters", None)]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):  # One for all layers, or one for each type of layer.
+            found.append(part.get("rope_type"))
+            parts.extend(part.values())
+    return not _ROTATIONS_BY_LENGTH.isdisjoint(found)
+
+
+def _state(model: Any) -> list[tuple[str, torch.Tensor]]:
+    state = [*model.named_parameters(), *model.named_buffers()]
+    return sorted(state, key=lambda pair: pair[0])
+
+
+def _adapters(model: Any) -> str:
+    loaded = getattr(model, "_hf_peft_config_loaded", False)
+    return str(model.active_adapters()) if loaded else ""
