@@ -140,15 +140,12 @@ def daemon(request: pytest.FixtureRequest, socket_dir: Path) -> Iterator[Daemon]
     assert stop_real(process) == 0
 
 
-@pytest.fixture(scope="session")
-def real_client() -> Iterator[attnd.Client]:
+@pytest.fixture
+def real_client() -> attnd.Client:
     """Of the process's embedded daemon: for what the fake one does not compute."""
     if not daemon_binary().is_file():
         pytest.skip(f"{daemon_binary()} is not built")
-    yield attnd.connect()
-    with attnd.connect() as client:
-        client.check_integrity()
-    attnd.disconnect()
+    return attnd.connect()
 
 
 @pytest.fixture
