@@ -12,7 +12,7 @@ PRESET ?= release
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: help deps python-env build demo test bench docs lint format asan tsan neon hip-amd \
+.PHONY: help deps python-env build demo test bench docs wheel lint format asan tsan neon hip-amd \
 	hip-nvidia ci-full clean
 
 help: ## Show this list
@@ -35,6 +35,11 @@ test: build ## Build, and run every test: C++ with ctest, Python with pytest
 
 bench: build ## Run every benchmark; tables on screen, rows in build/bench/*.json
 	@scripts/bench.sh
+
+wheel: build python-env ## Make the Python wheel, the daemon in it, in build/wheel
+	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel \
+		./client/python
+	@ls build/wheel/*.whl
 
 docs: build ## Build the documentation into build/docs/html
 	@scripts/docs.sh

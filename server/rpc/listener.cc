@@ -105,6 +105,8 @@ void Configure(const ListenerOptions& options, const std::string& address,
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   // Two daemons on one port would share its connections silently.
+  // Tensors come in frames of 16 KiB unless told otherwise; a small call waits for one at most.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // The synchronous API serves nothing but reflection.
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);

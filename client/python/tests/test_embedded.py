@@ -222,11 +222,11 @@ def test_a_client_of_the_parent_says_so_in_a_forked_child() -> None:
     with attnd.EmbeddedDaemon(num_threads=1) as daemon, attnd.Client(daemon.address) as client:
         client.capabilities()
         text = in_forked_child(lambda: client.flash_attention(Q, Q, Q))
-        assert text.startswith("ForkedProcess: the client of "), text
-        assert str(os.getpid()) in text
+        assert text.startswith("ForkedProcess: the client of unix:"), text
+        assert f"was made in process {os.getpid()}" in text
         with daemon.connect() as bound:
             text = in_forked_child(lambda: bound.flash_attention(Q, Q, Q))
-            assert "belongs to the process that this one was forked from" in text
+            assert text.startswith("ForkedProcess: the embedded daemon at unix:"), text
         assert client.flash_attention(Q, Q, Q).out.shape == Q.shape
 
 
@@ -246,6 +246,8 @@ def test_memory_is_set_before_the_start() -> None:
     client = attnd.connect(memory_bytes=64 << 20)
     assert client.stats().devices[0].pool_bytes == 64 << 20
     assert attnd.connect(memory_bytes=64 << 20) is client
+    with pytest.raises(attnd.InvalidArgument, match="address: got 'unix:/x' with memory_bytes"):
+        attnd.connect("unix:/x", memory_bytes=64 << 20)
     with pytest.raises(
         attnd.FailedPrecondition, match=r"memory_fraction: got 0\.5 while the embed"
     ):
@@ -285,6 +287,12 @@ def test_variables_choose_the_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("ATTND_DAEMON_FLAGS", "--num_threads=1 '--log_level=debug'")
     assert attnd.connect().stats().devices[0].pool_bytes == 32 << 20
     assert shared._state.daemon._flags[-1] == "--log_level=debug"
+
+
+def test_the_choice_of_gpus_reaches_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1,0")
+    with attnd.EmbeddedDaemon(backend="cpu", num_threads=1) as daemon:
+        assert "environment: HIP_VISIBLE_DEVICES = 1,0" in daemon.log()
 
 
 def test_what_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

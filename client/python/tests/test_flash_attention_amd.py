@@ -177,6 +177,21 @@ def test_asyncio_by_threads() -> None:
     assert all(torch.equal(out, want) for out in asyncio.run(many()))
 
 
+def test_inference_does_not_import_the_compiler(real_client: attnd.Client) -> None:
+    code = (
+        "import sys, torch; from flash_attention_amd import flash_attn_func\n"
+        "q = torch.ones(1, 4, 2, 32); flash_attn_func(q, q, q)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "assert flash_attn_func(q.requires_grad_(), q, q).requires_grad"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "ATTND_ADDRESS": real_client.address},
+        timeout=120,
+        check=True,
+    )
+
+
 class FlashAttentionLayer(nn.Module):
     """The layer that the guide shows, used as it shows it."""
 
@@ -325,24 +340,31 @@ def test_no_daemon_is_a_clear_error() -> None:
 
 
 def test_the_verify_command(real_client: attnd.Client) -> None:
-    def verify(address: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "flash_attention_amd", "--length=64"],
-            env={**os.environ, "PYTHONPATH": str(SOURCE), "ATTND_ADDRESS": address},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    good = verify(real_client.address)
+    good = subprocess.run(
+        [sys.executable, "-m", "flash_attention_amd", "--length=64"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "ATTND_ADDRESS": real_client.address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert good.returncode == 0, good.stderr
     assert good.stdout.splitlines()[-1] == "Flash Attention is working!"
     assert good.stdout.count(": ok") == 6
-    bad = verify("unix:/nowhere/at/all")
-    assert bad.returncode == 1
-    assert "working" not in bad.stdout
-    assert "Flash Attention does not work: GetCapabilities: UNAVAILABLE" in bad.stderr
+
+
+def test_the_verify_command_says_that_there_is_no_daemon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flash_attention_amd import __main__ as verify
+
+    with attnd.Client("unix:/nowhere/at/all", timeout_s=0.5) as nobody:
+        monkeypatch.setattr(attnd, "connect", lambda: nobody)
+        monkeypatch.setattr(sys, "argv", ["verify"])
+        assert verify.main() == 1
+    printed = capsys.readouterr()
+    assert "working" not in printed.out
+    assert "Flash Attention does not work: GetCapabilities: UNAVAILABLE" in printed.err
 
 
 def test_the_verify_command_finds_wrong_results(

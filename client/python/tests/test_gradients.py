@@ -34,7 +34,13 @@ def random_options(rng: random.Random, heads: int) -> attnd.Options:
         softcap=some(rng.uniform(2.0, 20.0)) or 0.0,
         alibi_slopes=some(torch.rand(heads)),
         sinks=some(torch.randn(heads)),
-        dropout=some(attnd.Dropout(probability=rng.uniform(0.05, 0.6), seed=rng.getrandbits(64))),
+        dropout=some(
+            attnd.Dropout(
+                probability=rng.uniform(0.05, 0.6),
+                seed=rng.getrandbits(64),
+                subsequence=rng.choice([0, 2**32 - 2]),
+            )
+        ),
     )
 
 
@@ -92,8 +98,8 @@ def test_gradients_equal_fp64(
     rng = random.Random(seed)
     torch.manual_seed(seed)
     if case % 3:  # Many blocks of small shapes, and the blocks as they are.
-        monkeypatch.setattr(backward, "BLOCK", rng.choice([4, 16, 20]))
-        monkeypatch.setattr(backward, "MOST_BLOCK_ELEMENTS", rng.choice([1, 1 << 23]))
+        monkeypatch.setitem(backward.BLOCK, "cpu", rng.choice([4, 16, 20]))
+        monkeypatch.setitem(backward.MOST_ELEMENTS, "cpu", rng.choice([1, 1 << 23]))
     kv_heads, group = rng.choice([(1, 1), (2, 2), (3, 1), (1, 4)])
     dims = rng.choice([8, 32, 64]), rng.choice([8, 32, 64])
     batch = rng.randrange(1, 4)
@@ -142,7 +148,7 @@ def test_no_score_matrix_is_ever_in_memory() -> None:
         backward.attention_backward(
             torch.randn_like(out), torch.zeros_like(lse), q, k, v, out, lse, scores, None, None
         )
-    block = heads * backward.BLOCK**2
+    block = heads * backward.BLOCK["cpu"] ** 2
     assert watched.elements <= max(block, q.numel())
     assert watched.elements * 8 < heads * length**2
 
@@ -155,6 +161,15 @@ def test_gradients_are_deterministic() -> None:
         out, _ = attention(q, k, v, options=attnd.Options(causal=True, dropout=dropout))
         grads.append(torch.autograd.grad(out.square().sum(), (q, k, v)))
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_gradients_of_those_alone_that_require_one() -> None:
+    q, k, v = (torch.randn(1, 12, 2, 16) for _ in range(3))
+    v.requires_grad_()
+    flash_attn_func(q, k, v).sum().backward()
+    assert (q.grad, k.grad) == (None, None)
+    # Each row's probabilities sum to 1.
+    assert torch.allclose(v.grad.sum(1), torch.full((1, 2, 16), 12.0), rtol=1e-5)
 
 
 def test_the_seed_of_dropout_comes_from_torch() -> None:

@@ -297,6 +297,10 @@ def test_decoding_by_steps_equals_one_call() -> None:
             "cache_leftpad: got one with block_table",
         ),
         ({"q": torch.zeros(2, 1, 4, 16, requires_grad=True)}, "q: requires a gradient"),
+        (
+            {"q": torch.zeros(0, 1, 4, 16)},
+            r"q: got shape \[0, 1, 4, 16\], expected no size below 1",
+        ),
     ],
 )
 def test_kvcache_bad_input_changes_nothing(change: dict[str, object], message: str) -> None:

@@ -95,6 +95,8 @@ OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Tensors come in frames of 16 KiB unless told otherwise.
+    ("grpc.http2.max_frame_size", 1 << 20),
     # Each Channel has its own connection: what one client cancels is no other's.
     ("grpc.use_local_subchannel_pool", 1),
 ]

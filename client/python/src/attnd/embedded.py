@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any
 
 from attnd.client import Client
-from attnd.errors import AttndError, InvalidArgument, Unavailable
+from attnd.errors import AttndError, ForkedProcess, InvalidArgument, Unavailable
 from attnd.options import integer
 
 _LOG_TAIL_BYTES = 4000
@@ -118,7 +118,8 @@ class EmbeddedDaemon:
         self._start_timeout_s = start_timeout_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        self._closed = self._forked = False
+        self._pid = os.getpid()
         self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
         self._folder = _private_folder()
         self._remove_folder = weakref.finalize(self, shutil.rmtree, self._folder, True)
@@ -151,17 +152,21 @@ class EmbeddedDaemon:
         """`address`, with a daemon behind it: starts one where the last one has ended.
 
         Raises:
-            Unavailable: closed, or in a forked child; or it ended three times within a minute.
+            Unavailable: closed; or it ended three times within a minute.
+            ForkedProcess: in a child that was forked off: the daemon is the parent's.
             DaemonNotStarted: it does not start any more.
         """
         process = self._process
         if process is None or process.poll() is not None:
             with self._lock:
-                if self._closed:
-                    raise Unavailable(
-                        f"the embedded daemon at {self.address} was closed, or belongs to the "
-                        "process that this one was forked from"
+                if self._forked:
+                    raise ForkedProcess(
+                        f"the embedded daemon at {self.address} belongs to process {self._pid}, of "
+                        f"which process {os.getpid()} is a fork: start another one here, or use "
+                        "attnd.connect(), which does so"
                     )
+                if self._closed:
+                    raise Unavailable(f"the embedded daemon at {self.address} was closed")
                 process = self._process
                 if process is None or process.poll() is not None:
                     self._restart()
@@ -248,14 +253,6 @@ class EmbeddedDaemon:
         deadline = time.monotonic() + self._start_timeout_s
         while not ready.exists():
             code = process.poll()
-            if code == 2 and "--exit_with_stdin" in command and "option --exit_with" in self.log():
-                # A program from before that flag. It outlives a process that is killed.
-                command.remove("--exit_with_stdin")
-                with (self._folder / "log").open("wb") as log:
-                    process = self._process = subprocess.Popen(
-                        command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
-                    )
-                continue
             if code is not None or time.monotonic() > deadline:
                 self._process = None
                 _stop(process)
@@ -274,7 +271,7 @@ class EmbeddedDaemon:
     def _forget_in_forked_child(self) -> None:
         """The daemon is the parent's: a child must not stop it, nor keep its pipe open."""
         self._lock = threading.Lock()
-        self._closed = True
+        self._forked = True
         self._remove_folder.detach()
         process, self._process = self._process, None
         if process is not None and process.stdin is not None:

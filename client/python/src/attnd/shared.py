@@ -70,6 +70,11 @@ def connect(
         InvalidArgument: an argument or a variable is out of range.
     """
     if memory_bytes is not None or memory_fraction is not None:
+        if address is not None:
+            raise InvalidArgument(
+                f"address: got {address!r} with memory_bytes or memory_fraction, expected None: "
+                "they are of the embedded daemon"
+            )
         set_memory(memory_bytes=memory_bytes, memory_fraction=memory_fraction)
     if address is not None:
         return Client(address, **client_options)

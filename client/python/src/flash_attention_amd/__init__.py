@@ -37,7 +37,8 @@ def set_memory_fraction(fraction: float) -> None:
 
     What torch.cuda.set_per_process_memory_fraction is for PyTorch's own allocations. To be called
     before the first attention; without it the daemon takes 1 GiB, which `flash_attn_func` does not
-    need: it keeps nothing. On the CPU it changes nothing.
+    need: it keeps nothing. On the CPU it changes nothing. A daemon at $ATTND_ADDRESS has a flag for
+    it, --gpu_memory_fraction.
 
     Args:
         fraction: 0.05 to 0.98.

@@ -62,7 +62,8 @@ def attention(
 
     Source: Dao, "FlashAttention-2", 2023.
     """
-    if torch.is_autocast_enabled(q.device.type if isinstance(q, torch.Tensor) else "cpu"):
+    tensors = all(isinstance(x, torch.Tensor) for x in (q, k, v))
+    if tensors and torch.is_autocast_enabled(q.device.type):
         k, v = k.to(q.dtype), v.to(q.dtype)
     check_tensors(q, k, v, ragged=cu_seqlens_q is not None)
     check_options(options, q)
@@ -77,7 +78,12 @@ def attention(
     if options.dropout is not None and options.dropout.probability > 0:
         probability, subsequence = options.dropout.probability, options.dropout.subsequence
         seed = seed_tensor(options.dropout.seed)
-    return _forward(  # type: ignore[no-any-return]
+    # The operator costs the import of torch's compiler, over a second, at its first call: where
+    # nothing is traced or differentiated, its function does.
+    plain = type(q) is type(k) is type(v) is torch.Tensor and not torch.compiler.is_compiling()
+    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    function = _compute if plain and not gradient else _forward
+    return function(
         q,
         k,
         v,
@@ -120,8 +126,7 @@ def _dropout(
     )
 
 
-@torch.library.custom_op("attnd::attention", mutates_args=())
-def _forward(
+def _compute(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -152,6 +157,9 @@ def _forward(
     )
     server = _clients[client] if client else attnd.connect()
     return _in_parts(server, q, k, v, cu_seqlens_q, cu_seqlens_k, options)
+
+
+_forward = torch.library.custom_op("attnd::attention", _compute, mutates_args=())
 
 
 @_forward.register_fake

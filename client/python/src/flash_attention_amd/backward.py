@@ -2,9 +2,9 @@
 """The backward pass of attention, block by block: no score matrix is ever in memory.
 
 From q, k, v, the output and the log-sum-exp of its rows, a block of probabilities is computed
-anew, used and thrown away. What it needs beside the gradients is a few blocks of `BLOCK` queries by
-`BLOCK` keys. Blocks that the mask hides are skipped. Everything is in fp32, whatever the dtype of
-the tensors, in one fixed order, so that the same inputs give the same bits.
+anew, used and thrown away. What it needs beside the gradients, in fp32, is a few blocks of `BLOCK`
+queries by `BLOCK` keys of all heads. Blocks that the mask hides are skipped. Everything is in fp32,
+whatever the dtype of the tensors, in one fixed order, so that the same inputs give the same bits.
 
 Source: Dao, "FlashAttention-2", 2023, algorithm 2; dropout as in Dao et al., "FlashAttention",
 2022, appendix B.4, with the mask drawn anew (attnd/philox.py).
@@ -22,9 +22,14 @@ import torch
 from attnd import philox
 from attnd.options import Dropout
 
-BLOCK = 256  # queries, and keys; a multiple of 4, of which one Philox call draws
-# Most elements of one block of scores, [batch, heads, queries, keys]: 32 MiB in fp32.
-MOST_BLOCK_ELEMENTS = 1 << 23
+# Queries of a block, and keys: a multiple of 4, for which one Philox call draws. On the CPU what
+# fits its caches (of 32 to 512, 128 took least time: 8 heads of 64, 1024 tokens); elsewhere what is
+# worth the launches.
+BLOCK = {"cpu": 128}
+_BLOCK = 512
+# Most elements of a block of scores, [batch, heads, queries, keys]: how many sequences go at once.
+MOST_ELEMENTS = {"cpu": 1 << 18}
+_MOST_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,9 @@ def attention_backward(
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         grads = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         if cu_seqlens_q is None or cu_seqlens_k is None:
-            area = q.shape[2] * min(q.shape[1], BLOCK) * min(k.shape[1], BLOCK)
-            step = max(1, MOST_BLOCK_ELEMENTS // area)
+            block = BLOCK.get(q.device.type, _BLOCK)
+            area = q.shape[2] * min(q.shape[1], block) * min(k.shape[1], block)
+            step = max(1, MOST_ELEMENTS.get(q.device.type, _MOST_ELEMENTS) // area)
             for first in range(0, len(q), step):
                 part = slice(first, first + step)
                 found = _dense(
@@ -138,10 +144,11 @@ def _dense(
 
     dq = q.new_zeros(q.shape, dtype=torch.float32)
     dk, dv = k.new_zeros(k.shape, dtype=torch.float32), v.new_zeros(v.shape, dtype=torch.float32)
-    for j0 in range(0, keys, BLOCK):
-        j1 = min(j0 + BLOCK, keys)
+    block = BLOCK.get(q.device.type, _BLOCK)
+    for j0 in range(0, keys, block):
+        j1 = min(j0 + block, keys)
         k_block, v_block = k[:, :, j0:j1].float(), v[:, :, j0:j1].float()
-        for i0, i1 in _query_blocks(scores, rows, keys, j0, j1):
+        for i0, i1 in _query_blocks(scores, rows, keys, j0, j1, block):
             area = (batch, kv_heads, group, i1 - i0, j1 - j0)
             flat = (batch, kv_heads, group * (i1 - i0), -1)
             q_block = q[:, :, :, i0:i1].float().reshape(flat)
@@ -186,11 +193,11 @@ def _dense(
 
 
 def _query_blocks(
-    scores: Scores, rows: int, keys: int, j0: int, j1: int
+    scores: Scores, rows: int, keys: int, j0: int, j1: int, block: int
 ) -> Iterator[tuple[int, int]]:
     """The blocks of queries of which some may see a key of [j0, j1)."""
-    for i0 in range(0, rows, BLOCK):
-        i1 = min(i0 + BLOCK, rows)
+    for i0 in range(0, rows, block):
+        i1 = min(i0 + block, rows)
         first, last = i0 + keys - rows, i1 - 1 + keys - rows
         if scores.causal and j0 > last:
             continue

@@ -75,6 +75,8 @@ def flash_attn_with_kvcache(
     )
     integer("num_splits", num_splits)
     check_tensor("q", q, rank=4)
+    if 0 in q.shape:
+        raise InvalidArgument(f"q: got shape {list(q.shape)}, expected no size below 1")
     for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
         check_tensor(name, tensor, q, rank=4)
     _check_gradients(q=q, k_cache=k_cache, v_cache=v_cache, k=k, v=v)
