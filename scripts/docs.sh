@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Builds docs/ into build/docs/html; a warning is an error.   scripts/docs.sh [SPHINX_ARGUMENT...]
+# All of it each time: Sphinx does not see that an extension, or a docstring of a page, has changed.
 # The reference of the daemon's flags is what `attnd --help` prints, so build/release (or
 # $ATTND_BIN_DIR) must have the program. Exit code 3: the Python packages cannot be had.
 set -euo pipefail
@@ -22,5 +23,5 @@ if [[ -z "${DOCS_PYTHON:-}" ]]; then
 fi
 ATTND_BIN_DIR=$(realpath "$bin") "${DOCS_PYTHON:-.venv-tools/bin/python}" -m sphinx \
   --builder html --fail-on-warning --keep-going --nitpicky --quiet \
-  --doctree-dir build/docs/doctrees "$@" docs build/docs/html </dev/null
+  --fresh-env --doctree-dir build/docs/doctrees "$@" docs build/docs/html </dev/null
 echo "docs: build/docs/html/index.html"

@@ -31,6 +31,7 @@ def convert(lines: list[str]) -> list[str]:
     """The docstring's lines as reStructuredText, sections as they were."""
     result: list[str] = []
     in_section = in_code = False
+    lines = one_attribute_an_entry(lines)
     for index, line in enumerate(lines):
         if line and not line.startswith(" "):
             in_section, in_code = bool(_SECTION.match(line)), False
@@ -39,6 +40,29 @@ def convert(lines: list[str]) -> list[str]:
             in_code = True
             result += ["::", ""]
         result.append(line if in_code else inline(line))
+    return result
+
+
+def one_attribute_an_entry(lines: list[str]) -> list[str]:
+    """Entries of several attributes, "a, b: text", become one of each, as napoleon wants them."""
+    result: list[str] = []
+    in_attributes = False
+    names: list[str] = []
+    entry: list[str] = []
+    for line in [*lines, ""]:
+        if names and not line.startswith("        "):
+            for name in names:
+                result += [f"    {name}: {entry[0]}", *entry[1:]]
+            names = []
+        if line and not line.startswith(" "):
+            in_attributes = line == "Attributes:"
+        several = re.match(r"    (\w+(?:, \w+)+): (.*)", line) if in_attributes else None
+        if several:
+            names, entry = several.group(1).split(", "), [several.group(2)]
+        elif names:
+            entry.append(line)
+        else:
+            result.append(line)
     return result
 
 

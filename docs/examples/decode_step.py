@@ -29,7 +29,7 @@ session = client.open_session(label="walk", lease_s=60)
 
 # [step]
 def forward(batch: list[tuple[attnd.Sequence, int, int]]) -> None:
-    """One pass of the model over `batch`: rows new tokens of each sequence, from position start."""
+    """One pass of the model: `rows` new tokens of each sequence, from position `start`."""
     for layer in range(LAYERS):
         items = [
             attnd.Item(sequence=sequence, layer=layer, start=start, **project(rows))
@@ -40,7 +40,7 @@ def forward(batch: list[tuple[attnd.Sequence, int, int]]) -> None:
 
 
 prompt, chat = session.create_sequence(cache), session.create_sequence(cache)
-forward([(prompt, 0, 40), (chat, 0, 7)])  # two prompts, of 40 and 7 tokens, in one ragged batch
+forward([(prompt, 0, 40), (chat, 0, 7)])  # two prompts in one ragged batch
 forward([(prompt, 40, 1), (chat, 7, 1)])  # one token each
 print(prompt.describe().layer_lengths, chat.describe().layer_lengths)
 # -> [41, 41] [8, 8]
@@ -55,7 +55,7 @@ print(chat.describe().layer_lengths)
 # [speculate end]
 
 # [beams]
-beams = [prompt.fork() for _ in range(4)]  # no copy: pages are shared until one is written to
+beams = [prompt.fork() for _ in range(4)]  # no copy: the pages are shared
 forward([(beam, 41, 1) for beam in beams])
 best, *others = beams
 for beam in others:

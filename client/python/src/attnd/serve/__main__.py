@@ -58,6 +58,14 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main() -> int:
     """Connects, registers attnd, and hands over to `transformers serve`."""
     own, rest = parse(sys.argv[1:])
+    import attnd
+
+    try:
+        client = attnd.connect(own.attnd)
+        capabilities = client.capabilities()
+    except attnd.AttndError as error:
+        print(f"attnd.serve: {error}", file=sys.stderr)
+        return 2
     try:
         from transformers.utils.import_utils import is_serve_available
     except ImportError as error:
@@ -69,22 +77,14 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-
-    import attnd
-    from attnd.serve.models import serve_models_with
-
-    try:
-        client = attnd.connect(own.attnd)
-        capabilities = client.capabilities()
-    except attnd.AttndError as error:
-        print(f"attnd.serve: {error}", file=sys.stderr)
-        return 2
     print(
         f"attnd.serve: attention by attnd {capabilities.version} at {client.address} "
         f"({capabilities.backend}, {capabilities.device})",
         file=sys.stderr,
         flush=True,
     )
+    from attnd.serve.models import serve_models_with
+
     serve_models_with(client, reuse_prefix=not own.no_prefix_reuse)
 
     from transformers.cli.transformers import app
