@@ -13,6 +13,7 @@ using testing::IsEmpty;
 
 std::vector<AmdGpu> Gpus(int count) {
   std::vector<AmdGpu> gpus;
+  gpus.reserve(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
     gpus.push_back({.index = i, .target = "gfx1100", .unique_id = 0xdeadbeefdead0000u + i});
   }
