@@ -26,6 +26,8 @@ extensions = [
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
+# What `npm install` puts beside the Node example has pages of its own.
+exclude_patterns = ["other-languages/node/node_modules"]
 
 smartquotes_action = "D"  # dashes; quotes stay as they are typed
 html_theme = "furo"
