@@ -100,9 +100,9 @@ simt() {
 export -f sanitized neon hip_nvidia simt
 export jobs full
 
-stage test 1200 make --no-print-directory test
-stage lint 180 scripts/lint.sh format tidy shell python
-stage docs 180 scripts/docs.sh
+stage test 1500 make --no-print-directory test
+stage lint 400 scripts/lint.sh format tidy shell python
+stage docs 240 scripts/docs.sh
 stage clang 600 scripts/lint.sh clang headers
 stage clang-tidy 240 scripts/lint.sh clang-tidy
 stage asan-ubsan 1800 bash -c 'sanitized asan-ubsan'
