@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/status_macros.h"
+#include "kv_cache/check.h"
 #include "kv_cache/error_detail.h"
 #include "kv_cache/slab_choice.h"
 
@@ -232,6 +233,7 @@ void CacheTable::EvictForQuota(const PageAllocator& taker, PageCount count) {
   caches_.ForEach([&](CacheId, Cache& cache) {
     if (&cache.on(taker.device()).pages == &taker) owner = &cache;
   });
+  ATTND_CHECK(owner != nullptr, "an allocator of no cache asked for pages");
   for (; count > PageCount(0); --count) {
     const auto oldest = std::min_element(owner->devices.begin(), owner->devices.end(),
                                          [](const CacheOnDevice& a, const CacheOnDevice& b) {

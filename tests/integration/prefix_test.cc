@@ -145,9 +145,7 @@ class PrefixTest : public ::testing::Test {
   // What a query over the first `kv_length` tokens of layer 1 gives; the same query for all.
   std::vector<float> Read(const TestSession& session, const v1::Id& sequence, int64_t kv_length) {
     Batch batch(session, /*seed=*/7);
-    v1::AttendItem& item =
-        batch.Add({.sequence = sequence, .layer = 1, .start = 0, .write = false});
-    item.set_kv_length(kv_length);
+    batch.Add({.sequence = sequence, .layer = 1, .start = kv_length - 1, .write = false});
     return Attend(batch.request()).at(0);
   }
   int64_t Matched(const std::string& prompt, int pages) {

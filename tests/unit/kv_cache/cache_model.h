@@ -36,6 +36,8 @@ struct ModelCache {
   int64_t num_reservations = 0;                   // of live sequences
   std::unordered_map<uint64_t, ModelPage*> held;  // pages with a holder, by offset
   int64_t num_pages = 0;                          // these, and those that may linger
+  int64_t num_drops = 0;                          // pages that lost their last holder, so far
+  int64_t num_drops_before = 0;                   // and before the step that goes on
 };
 
 struct ModelPage {
@@ -54,14 +56,17 @@ struct ModelPage {
   }
   void RemoveHolder(int64_t ModelPage::*counter) {
     --(this->*counter);
-    if (tables + leases == 0) cache->held.erase(offset);
+    if (tables + leases > 0) return;
+    cache->held.erase(offset);
+    dropped = ++cache->num_drops;
   }
 
   ModelCache* cache;
   uint64_t offset;
   int64_t tables = 0;
   int64_t leases = 0;
-  std::string key;  // that it is published under; empty: it is not
+  int64_t dropped = 0;  // the cache's num_drops when it lost its last holder
+  std::string key;      // that it is published under; empty: it is not
 };
 
 // Holds a page; copies hold it too.
