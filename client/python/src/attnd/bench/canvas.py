@@ -141,5 +141,10 @@ def plain_log_y(axes: Axes, unit: str = "", base: int = 10) -> None:
     low, high = axes.get_ylim()
     if base == 10 and high < 500 * low:
         axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}{unit}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{_short(y):g}{unit}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda _, __: ""))
+
+
+def _short(value: float) -> float:
+    """Two digits of what is below 1: the tick at 1/128 is 0.0078."""
+    return float(f"{value:.2g}") if value < 1 else value
