@@ -136,7 +136,7 @@ class PrefixTest : public ::testing::Test {
   }
   // A sequence of `pages` random pages, published as `prompt`.
   v1::Id PublishNew(const TestSession& session, const std::string& prompt, int pages) {
-    const v1::Id sequence = client_.NewSequence(session, cache_);
+    v1::Id sequence = client_.NewSequence(session, cache_);
     Attend(Rows(session, sequence, 0, pages * kPage, 1).request());
     client_.Publish(session, sequence, Keys(prompt, pages));
     EXPECT_TRUE(client_.status.ok()) << client_.status.error_message();
