@@ -212,7 +212,10 @@ class Fuzzer {
   void CreateFromPrefix() {
     const std::vector<std::string> keys = PrefixKeys();
     const std::vector<std::string_view> views(keys.begin(), keys.end());
-    const Prefix prefix{.keys = views, .num_tokens = TokenCount(input_.Number() * 4)};
+    const int64_t number = input_.Number();
+    // Small numbers would seldom reach beyond a page.
+    const TokenCount num_tokens(number >= 0 && number < 1024 ? number * 4 : number);
+    const Prefix prefix{.keys = views, .num_tokens = num_tokens};
     const SessionRef by = PickSession();
     const CacheId cache = PickCache();
     if (const auto matched = kv_.MatchPrefix(by, cache, prefix); matched.ok()) {
