@@ -163,21 +163,24 @@ TEST_F(DevicesTest, AFailedDeviceLosesItsSequencesAndNoOthers) {
 
 class DevicesPrefixTest : public DevicesTest {
  protected:
-  static std::string Key(int page) { return absl::StrFormat("key of page %8d", page); }
+  // The keys of a prompt's first `pages` pages.
+  static std::vector<std::string> Keys(int pages) {
+    std::vector<std::string> keys(static_cast<size_t>(pages));
+    for (size_t i = 0; i < keys.size(); ++i) keys[i] = absl::StrFormat("key of page %8d", i);
+    return keys;
+  }
   // A new sequence of `pages` pages on `device`, published.
   SequenceId PublishOn(int device, int pages) {
     SequenceId id = Create();
     while (DeviceOf(id) != device) id = Create();
     EXPECT_TRUE(Write(id, 0, pages * kPageTokens).ok());
-    std::vector<std::string> keys;
-    for (int i = 0; i < pages; ++i) keys.push_back(Key(i));
+    const std::vector<std::string> keys = Keys(pages);
     const std::vector<std::string_view> views(keys.begin(), keys.end());
     EXPECT_TRUE(kv_->PublishPrefix(by_, id, 0, views).ok());
     return id;
   }
   CreatedSequence CreateFrom(int pages) {
-    std::vector<std::string> keys;
-    for (int i = 0; i < pages; ++i) keys.push_back(Key(i));
+    const std::vector<std::string> keys = Keys(pages);
     const std::vector<std::string_view> views(keys.begin(), keys.end());
     return kv_
         ->CreateSequence(by_, cache_, "",
