@@ -211,7 +211,7 @@ TEST_F(DevicesPrefixTest, AFailedDevicesPrefixesAreForgotten) {
   const CreatedSequence created = CreateFrom(2);
   EXPECT_EQ(created.matched, TokenCount(0));
   EXPECT_EQ(DeviceOf(created.sequence), 1);
-  const std::string key = Key(7);
+  const std::string key = Keys(8).back();
   const std::vector<std::string_view> views = {key};
   ATTND_EXPECT_CODE(kv_->PublishPrefix(by_, lost, 0, views).status(), kDataLoss);
   EXPECT_EQ(Info().cached, PageCount(0));
