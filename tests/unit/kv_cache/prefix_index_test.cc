@@ -23,9 +23,9 @@ using ::testing::HasSubstr;
 
 // Keys of the pages of a prompt that `name` stands for.
 std::vector<std::string> Keys(std::string_view name, int count) {
-  std::vector<std::string> keys;
-  for (int i = 0; i < count; ++i) {
-    keys.push_back(absl::StrFormat("%-8s page %8d", name, i));
+  std::vector<std::string> keys(static_cast<size_t>(count));
+  for (size_t i = 0; i < keys.size(); ++i) {
+    keys[i] = absl::StrFormat("%-8s page %8d", name, i);
   }
   return keys;
 }
