@@ -12,9 +12,9 @@ void CheckGpus(const Host& host, const DaemonFacts& daemon, Report& report) {
                    !ListPciGpus(host, kAmdVendor).empty();
   CheckAmdDriver(host, amd, report);
   if (any) CheckRocm(host, report);
-  const DaemonEnvironment environment =
-      daemon.local ? FindDaemonEnvironment(host)
-                   : DaemonEnvironment{.variables = host.environment(), .of = "this shell"};
+  // Not chosen by ?: with a prvalue on each side: GCC 12 under TSan takes that for uninitialized.
+  DaemonEnvironment environment{.variables = host.environment(), .of = "this shell"};
+  if (daemon.local) environment = FindDaemonEnvironment(host);
   CheckAmdTargets(amd, daemon, environment.variables, report);
   CheckVisibleDevices(amd, environment, report);
   CheckRuntimeVariables(amd, environment, report);
