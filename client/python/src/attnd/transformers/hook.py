@@ -90,7 +90,6 @@ class _Call(threading.local):
     ids: torch.Tensor | None = None
     cache: AttndCache | None = None
     keeps_rows: bool = False
-    padding: list[int] | None = None
     salt: bytes = b""
 
 
@@ -117,9 +116,9 @@ class _GenerateHook:
         """`model.generate`, with the cache freed and its pages published at the end."""
         call = self._call
         # An assistant may be this very model: its generate runs inside this one.
-        outer = (call.ids, call.cache, call.keeps_rows, call.padding, call.salt)
+        outer = (call.ids, call.cache, call.keeps_rows, call.salt)
         call.ids = _text_ids(args, kwargs) if self._reuse_prefix else None
-        call.cache = call.padding = None
+        call.cache = None
         # Of the weights as they are now: they may have been trained, or loaded anew.
         call.salt = b"" if call.ids is None else self._salt(original.__self__)
         try:
@@ -131,7 +130,7 @@ class _GenerateHook:
                     call.cache.free()
             return result
         finally:
-            call.ids, call.cache, call.keeps_rows, call.padding, call.salt = outer
+            call.ids, call.cache, call.keeps_rows, call.salt = outer
 
     def prepare_cache(
         self,
@@ -156,24 +155,23 @@ class _GenerateHook:
         cache = AttndCache(session, open_kv_cache(session, model.config, dtype=model.dtype))
         model_kwargs["past_key_values"] = call.cache = cache
         call.keeps_rows = str(generation_mode.value) in _KEEPS_ROWS
-        mask = model_kwargs.get("attention_mask")
         if call.ids is not None:
             copies = max(generation_config.num_beams, generation_config.num_return_sequences)
             ids = call.ids.repeat_interleave(copies, dim=0)
-            call.padding = (
-                [0] * len(ids) if mask is None else (ids.shape[1] - mask.sum(dim=1)).tolist()
-            )
             # Assisted generation feeds the whole prompt at its start, whatever the cache has.
             whole = str(generation_mode.value) not in _SKIPS_WHAT_IS_CACHED
+            mask = model_kwargs.get("attention_mask")
             cache.match_prefix(ids, mask, call.salt, whole_prompt=whole)
 
     def _publish(self, cache: AttndCache, sequences: torch.Tensor) -> None:
-        padding = self._call.padding
-        if padding is None or not self._call.keeps_rows:
+        if self._call.ids is None or not self._call.keeps_rows:
             return
-        if len(padding) == len(cache.sequences) == len(sequences):
-            rows = sequences.tolist()
-            ids = [row[pad:] for row, pad in zip(rows, padding, strict=True)]
+        if len(cache.sequences) == len(sequences):
+            # Of the columns seen, those that are no tokens of the row are its padding.
+            ids = [
+                row[cache.past_length - length :]
+                for row, length in zip(sequences.tolist(), cache.lengths, strict=True)
+            ]
             cache.publish(ids, self._call.salt)
 
     def _salt(self, model: Any) -> bytes:
