@@ -22,10 +22,15 @@ namespace attnd {
 inline constexpr int64_t kMaxSequenceTokens = int64_t{1} << 32;
 inline constexpr size_t kMaxClientStateBytes = size_t{1} << 20;
 
-// Calls that name a session carry the epoch it was opened or resumed with.
+// Whose an object is; 0 where callers are not told apart. See tenant_table.h.
+using TenantIndex = StrongInt<struct TenantIndexTag, uint32_t>;
+
+// Calls that name a session carry the epoch it was opened or resumed with. Who calls is known from
+// elsewhere than the message; another tenant's session is not found.
 struct SessionRef {
   SessionId session{};
   uint64_t epoch = 0;
+  TenantIndex tenant{};
 };
 
 // What a session hands to its client: the secret exists nowhere else.

@@ -63,6 +63,18 @@ absl::Status CheckSame(std::string_view name, const CacheGeometry& held,
   return absl::OkStatus();
 }
 
+// OK where the tenant's limit has room for one slab at least.
+absl::Status CheckFitsTenant(std::string_view name, const SlabLayout& layout,
+                             const Tenant& tenant) {
+  if (layout.superblocks_per_slab <= tenant.superblocks_limit()) return absl::OkStatus();
+  return AttachErrorDetail(
+      absl::ResourceExhaustedError(absl::StrFormat(
+          "a slab of cache '%s' takes %d superblocks of 2 MiB, more than %s; smaller pages or a "
+          "higher limit would do",
+          name, layout.superblocks_per_slab, tenant.DescribeKvLimit())),
+      {.reason = ErrorReason::kTenantLimit, .needed_pages = PageCount(layout.pages_per_slab)});
+}
+
 // With a new one counted; where no device has a page left, the fewest sequences decide.
 double PagesPerSequence(const CacheOnDevice& device) {
   return static_cast<double>(device.pages.available().value() + 1) /
@@ -77,22 +89,25 @@ int64_t Cache::num_sequences() const {
   return sum;
 }
 
-CacheTable::CacheTable(std::span<const std::span<std::byte>> pools, const Options& options)
+CacheTable::CacheTable(std::span<const std::span<std::byte>> pools, TenantTable& tenants,
+                       const Options& options)
     : options_(options),
+      tenants_(tenants),
       pools_(pools.begin(), pools.end()),
       fenced_(pools.size()),
       caches_(options.boot, options.max_caches) {}
 
 absl::StatusOr<CacheTable::Opened> CacheTable::Open(std::string_view name,
-                                                    const CacheGeometry& geometry,
-                                                    PageCount quota) {
+                                                    const CacheGeometry& geometry, PageCount quota,
+                                                    TenantIndex tenant_index) {
   ATTND_RETURN_IF_ERROR(CheckName(name));
   ATTND_RETURN_IF_ERROR(geometry.Validate());
   if (quota < PageCount(0)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("page_quota is %d; it must not be negative", quota.value()));
   }
-  if (const auto known = by_name_.find(name); known != by_name_.end()) {
+  std::pair key(tenant_index, std::string(name));
+  if (const auto known = by_name_.find(key); known != by_name_.end()) {
     Cache& cache = *caches_.Find(known->second);
     ATTND_RETURN_IF_ERROR(CheckSame(name, cache.geometry, geometry));
     if (quota > PageCount(0)) cache.quota.limit = quota;
@@ -111,32 +126,38 @@ absl::StatusOr<CacheTable::Opened> CacheTable::Open(std::string_view name,
             name, layout.superblocks_per_slab, largest_pool)),
         {.reason = ErrorReason::kPagesExhausted, .needed_pages = PageCount(layout.pages_per_slab)});
   }
+  Tenant& tenant = tenants_.At(tenant_index);
+  ATTND_RETURN_IF_ERROR(CheckFitsTenant(name, layout, tenant));
+  ATTND_RETURN_IF_ERROR(tenant.CheckRoomForCache());
   if (caches_.full()) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "%d caches are open, the most allowed; closing one makes room", caches_.size()));
   }
-  const CacheId id = *caches_.Insert(std::make_unique<Cache>(name, geometry));
+  const CacheId id = *caches_.Insert(std::make_unique<Cache>(name, geometry, tenant));
   Cache& cache = *caches_.Find(id);
   cache.id = id;
   cache.quota.limit = quota;
+  tenant.AddCaches(1);
   for (size_t i = 0; i < pools_.size(); ++i) {
     const PageAllocator::Options page_options{.device = DeviceIndex(static_cast<uint32_t>(i)),
+                                              .tenant = tenant_index,
                                               .poison_free_pages = options_.poison_free_pages};
     cache.devices.emplace_back(geometry, pools_[i].base(), *this, cache.quota, prefix_use_,
                                page_options);
   }
-  by_name_.emplace(name, id);
+  by_name_.emplace(std::move(key), id);
   return Opened{.cache = &cache, .created = true};
 }
 
-absl::Status CacheTable::Close(CacheId id) {
-  const Cache* cache = caches_.Find(id);
+absl::Status CacheTable::Close(CacheId id, TenantIndex tenant) {
+  Cache* cache = Find(id, tenant);
   if (cache == nullptr) return NotFound(id);
   if (const int64_t live = cache->num_sequences(); live > 0) {
     return absl::FailedPreconditionError(
         absl::StrFormat("%d sequences live in cache '%s'; free them first", live, cache->name));
   }
-  by_name_.erase(cache->name);
+  by_name_.erase({tenant, cache->name});
+  cache->tenant.AddCaches(-1);
   caches_.Erase(id);  // the allocator gives its slabs back
   return absl::OkStatus();
 }
@@ -156,11 +177,11 @@ absl::StatusOr<DeviceIndex> CacheTable::Place(const Cache& cache) const {
   return best->pages.device();
 }
 
-CacheTable::Match CacheTable::FindPrefix(const Cache& cache, std::string_view tenant,
+CacheTable::Match CacheTable::FindPrefix(const Cache& cache, std::string_view scope,
                                          std::span<const std::string_view> keys) const {
   Match best;
   for (const CacheOnDevice& device : cache.devices) {  // fenced ones have no prefixes
-    std::vector<PageId> run = device.prefixes.Match(tenant, keys);
+    std::vector<PageId> run = device.prefixes.Match(scope, keys);
     if (run.empty() || run.size() < best.run.size()) continue;
     if (run.size() == best.run.size() &&
         PagesPerSequence(device) <= PagesPerSequence(cache.devices[best.device->value()])) {
@@ -178,6 +199,7 @@ void CacheTable::Fence(DeviceIndex device, std::string cause) {
 }
 
 std::optional<SuperblockRun> CacheTable::TakeSlab(const PageAllocator& taker, int64_t superblocks) {
+  if (!MakeTenantRoom(taker, superblocks, /*before=*/0)) return std::nullopt;
   DevicePool& pool = pools_[taker.device().value()];
   std::optional<SuperblockRun> run = pool.Allocate(superblocks);
   caches_.ForEach([&](CacheId, Cache& cache) {
@@ -186,46 +208,111 @@ std::optional<SuperblockRun> CacheTable::TakeSlab(const PageAllocator& taker, in
     while (!run.has_value()) {
       const std::optional<SuperblockRun> given_up = pages.GiveBackEmptySlab();
       if (!given_up) return;
-      pool.Free(*given_up);
-      ++slabs_moved_total_;
+      MoveSlab(pages, *given_up);
       run = pool.Allocate(superblocks);
     }
   });
+  if (run) tenants_.At(taker.tenant()).AddSuperblocks(superblocks);
   return run;
+}
+
+void CacheTable::ReturnSlab(const PageAllocator& giver, SuperblockRun run) {
+  pools_[giver.device().value()].Free(run);
+  tenants_.At(giver.tenant()).AddSuperblocks(-run.count);
+}
+
+void CacheTable::MoveSlab(const PageAllocator& giver, SuperblockRun run) {
+  ReturnSlab(giver, run);
+  ++slabs_moved_total_;
+}
+
+template <typename Visit>
+void CacheTable::ForEachOfSameTenant(const PageAllocator& taker, Visit visit) {
+  caches_.ForEach([&](CacheId, Cache& cache) {
+    if (cache.tenant.index() != taker.tenant()) return;
+    for (CacheOnDevice& device : cache.devices) {
+      if (&device.pages != &taker) visit(device.pages);
+    }
+  });
+}
+
+bool CacheTable::MakeTenantRoom(const PageAllocator& taker, int64_t superblocks, uint64_t before) {
+  Tenant& tenant = tenants_.At(taker.tenant());
+  if (superblocks <= tenant.superblocks_left()) return true;
+  ForEachOfSameTenant(taker, [&](PageAllocator& pages) {
+    while (superblocks > tenant.superblocks_left()) {
+      const std::optional<SuperblockRun> given_up = pages.GiveBackEmptySlab();
+      if (!given_up) return;
+      MoveSlab(pages, *given_up);
+    }
+  });
+  if (superblocks <= tenant.superblocks_left()) return true;
+  const std::vector<EvictableSlab> slabs = EvictableSlabs(taker, before, Of::kSameTenant);
+  int64_t could_be = tenant.superblocks_left();
+  for (const EvictableSlab& slab : slabs) could_be += slab.run.count;
+  if (superblocks > could_be) return false;
+  for (const EvictableSlab& slab : slabs) {
+    if (superblocks <= tenant.superblocks_left()) break;
+    MoveSlab(*slab.owner, slab.owner->EvictSlab(slab.slot));
+  }
+  return true;
 }
 
 int64_t CacheTable::AvailableSuperblocks(const PageAllocator& taker) const {
   const size_t device = taker.device().value();
-  int64_t available = pools_[device].free_superblocks();
+  const int64_t left = std::max<int64_t>(tenants_.At(taker.tenant()).superblocks_left(), 0);
+  int64_t available = pools_[device].free_superblocks(), within_limit = 0;
   caches_.ForEach([&](CacheId, const Cache& cache) {
-    const PageAllocator& pages = cache.devices[device].pages;
-    if (&pages == &taker) return;
-    available += pages.reclaimable_superblocks() + pages.evictable_superblocks();
+    for (const CacheOnDevice& one : cache.devices) {
+      const PageAllocator& pages = one.pages;
+      if (&pages == &taker) continue;
+      const int64_t could_go = pages.reclaimable_superblocks() + pages.evictable_superblocks();
+      if (pages.device() == taker.device()) available += could_go;
+      if (pages.tenant() == taker.tenant()) within_limit += could_go;
+    }
   });
-  return available;
+  // `left` may be as good as infinite.
+  return available - left <= within_limit ? available : left + within_limit;
 }
 
 std::optional<SuperblockRun> CacheTable::EvictSlab(const PageAllocator& taker, int64_t superblocks,
                                                    uint64_t before) {
-  const std::vector<EvictableSlab> slabs = EvictableSlabs(taker, before);
-  if (slabs.empty()) return std::nullopt;
+  if (!MakeTenantRoom(taker, superblocks, before)) return std::nullopt;
   DevicePool& pool = pools_[taker.device().value()];
+  Tenant& tenant = tenants_.At(taker.tenant());
+  // What made room within the tenant's limit may have made it here.
+  if (const std::optional<SuperblockRun> run = pool.Allocate(superblocks)) {
+    tenant.AddSuperblocks(superblocks);
+    return run;
+  }
+  const std::vector<EvictableSlab> slabs = EvictableSlabs(taker, before, Of::kAnyTenant);
+  if (slabs.empty()) return std::nullopt;
   std::vector<SuperblockRun> runs;
   runs.reserve(slabs.size());
   for (const EvictableSlab& slab : slabs) runs.push_back(slab.run);
   const std::vector<size_t> chosen = ChooseSlabs(pool.FreeRuns(), runs, superblocks);
   if (chosen.empty()) return std::nullopt;
   for (const size_t i : chosen) {
-    pool.Free(slabs[i].owner->EvictSlab(slabs[i].slot));
-    ++slabs_moved_total_;
+    MoveSlab(*slabs[i].owner, slabs[i].owner->EvictSlab(slabs[i].slot));
   }
-  return pool.Allocate(superblocks);
+  const std::optional<SuperblockRun> run = pool.Allocate(superblocks);
+  if (run) tenant.AddSuperblocks(superblocks);
+  return run;
 }
 
 int64_t CacheTable::CountSlabs(const PageAllocator& taker, int64_t superblocks) {
   std::vector<SuperblockRun> runs;
-  for (const EvictableSlab& slab : EvictableSlabs(taker, UINT64_MAX)) runs.push_back(slab.run);
-  return CountPieces(pools_[taker.device().value()].FreeRuns(), runs, superblocks);
+  for (const EvictableSlab& slab : EvictableSlabs(taker, UINT64_MAX, Of::kAnyTenant)) {
+    runs.push_back(slab.run);
+  }
+  const int64_t pieces = CountPieces(pools_[taker.device().value()].FreeRuns(), runs, superblocks);
+  const int64_t left = tenants_.At(taker.tenant()).superblocks_left();
+  if (left / superblocks >= pieces) return pieces;
+  int64_t within_limit = left;
+  for (const EvictableSlab& slab : EvictableSlabs(taker, UINT64_MAX, Of::kSameTenant)) {
+    within_limit += slab.run.count;
+  }
+  return std::clamp<int64_t>(within_limit / superblocks, 0, pieces);
 }
 
 void CacheTable::EvictForQuota(const PageAllocator& taker, PageCount count) {
@@ -243,12 +330,17 @@ void CacheTable::EvictForQuota(const PageAllocator& taker, PageCount count) {
   }
 }
 
-std::vector<EvictableSlab> CacheTable::EvictableSlabs(const PageAllocator& taker, uint64_t before) {
+std::vector<EvictableSlab> CacheTable::EvictableSlabs(const PageAllocator& taker, uint64_t before,
+                                                      Of of) {
   std::vector<EvictableSlab> slabs;
   caches_.ForEach([&](CacheId, Cache& cache) {
-    PageAllocator& pages = cache.on(taker.device()).pages;
-    if (&pages != &taker && pages.OldestEvictableUse() < before) {
-      pages.AppendEvictable(before, slabs);
+    for (CacheOnDevice& device : cache.devices) {
+      PageAllocator& pages = device.pages;
+      const bool wanted = of == Of::kSameTenant ? pages.tenant() == taker.tenant()
+                                                : pages.device() == taker.device();
+      if (wanted && &pages != &taker && pages.OldestEvictableUse() < before) {
+        pages.AppendEvictable(before, slabs);
+      }
     }
   });
   std::sort(slabs.begin(), slabs.end(),

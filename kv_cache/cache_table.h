@@ -3,10 +3,12 @@
 // The caches and the pools they share, one a device: names, geometries, quotas, and slabs that move
 // by demand.
 //
+// A name is the tenant's: two tenants have two caches of one name, and neither finds the other's.
 // A cache has pages on every device, and an index of those that are published. Where it needs a
 // slab it gets it from that device's pool; where no run is long enough, other caches give up slabs
-// that stand empty there, and then those with nothing but idle prefixes. Not thread-safe: KvCache's
-// lock guards it.
+// that stand empty there, and then those with nothing but idle prefixes. A tenant whose limit is
+// reached gets a slab only for one that its own caches give up. Not thread-safe: KvCache's lock
+// guards it.
 //
 //   StatusOr<CacheTable::Opened> opened = caches.Open("llama", geometry, PageCount(0));
 //   Cache* cache = caches.Find(opened->id);
@@ -15,12 +17,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,6 +34,7 @@
 #include "kv_cache/page_allocator.h"
 #include "kv_cache/prefix_index.h"
 #include "kv_cache/slot_table.h"
+#include "kv_cache/tenant_table.h"
 
 namespace attnd {
 
@@ -46,8 +49,8 @@ struct CacheOnDevice {
 };
 
 struct Cache {
-  Cache(std::string_view name, const CacheGeometry& geometry)
-      : name(name), geometry(geometry), layout(SlabLayout::For(geometry)) {}
+  Cache(std::string_view name, const CacheGeometry& geometry, Tenant& tenant)
+      : name(name), geometry(geometry), layout(SlabLayout::For(geometry)), tenant(tenant) {}
 
   CacheOnDevice& on(DeviceIndex device) { return devices[device.value()]; }
   // Over all devices.
@@ -57,6 +60,7 @@ struct Cache {
   const std::string name;
   const CacheGeometry geometry;
   const SlabLayout layout;
+  Tenant& tenant;
   // Below what is in use it stops growth and takes nothing away.
   PageQuota quota;
   std::deque<CacheOnDevice> devices;  // by DeviceIndex
@@ -70,8 +74,9 @@ class CacheTable final : public SlabSource {
     bool poison_free_pages = false;
   };
 
-  // One pool for each span, which is that device's memory.
-  CacheTable(std::span<const std::span<std::byte>> pools, const Options& options);
+  // One pool for each span, which is that device's memory. `tenants` outlives the table.
+  CacheTable(std::span<const std::span<std::byte>> pools, TenantTable& tenants,
+             const Options& options);
 
   struct Opened {
     Cache* cache = nullptr;
@@ -79,14 +84,18 @@ class CacheTable final : public SlabSource {
   };
   // Idempotent by name; a quota above zero replaces the one the cache had. INVALID_ARGUMENT for a
   // bad name, geometry or quota; FAILED_PRECONDITION names the field that differs;
-  // RESOURCE_EXHAUSTED where a slab is larger than every pool, or too many caches are open.
-  absl::StatusOr<Opened> Open(std::string_view name, const CacheGeometry& geometry,
-                              PageCount quota);
+  // RESOURCE_EXHAUSTED where a slab is larger than every pool or the tenant's limit, or too many
+  // caches are open.
+  absl::StatusOr<Opened> Open(std::string_view name, const CacheGeometry& geometry, PageCount quota,
+                              TenantIndex tenant = {});
   // NOT_FOUND, or FAILED_PRECONDITION while sequences live in it.
-  absl::Status Close(CacheId id);
+  absl::Status Close(CacheId id, TenantIndex tenant = {});
 
-  // Null where there is none, or none any more.
-  Cache* Find(CacheId id) { return caches_.Find(id); }
+  // Null where there is none, none any more, or it is another tenant's.
+  Cache* Find(CacheId id, TenantIndex tenant = {}) {
+    Cache* cache = caches_.Find(id);
+    return cache != nullptr && cache->tenant.index() == tenant ? cache : nullptr;
+  }
   static absl::Status NotFound(CacheId id);
 
   // The device for a new sequence: the one with the most free pages for each sequence that the
@@ -98,7 +107,7 @@ class CacheTable final : public SlabSource {
     std::optional<DeviceIndex> device;
     std::vector<PageId> run;
   };
-  Match FindPrefix(const Cache& cache, std::string_view tenant,
+  Match FindPrefix(const Cache& cache, std::string_view scope,
                    std::span<const std::string_view> keys) const;
 
   size_t num_devices() const { return pools_.size(); }
@@ -118,9 +127,7 @@ class CacheTable final : public SlabSource {
 
   // SlabSource.
   std::optional<SuperblockRun> TakeSlab(const PageAllocator& taker, int64_t superblocks) override;
-  void ReturnSlab(const PageAllocator& giver, SuperblockRun run) override {
-    pools_[giver.device().value()].Free(run);
-  }
+  void ReturnSlab(const PageAllocator& giver, SuperblockRun run) override;
   int64_t AvailableSuperblocks(const PageAllocator& taker) const override;
   std::optional<SuperblockRun> EvictSlab(const PageAllocator& taker, int64_t superblocks,
                                          uint64_t before) override;
@@ -128,15 +135,25 @@ class CacheTable final : public SlabSource {
   void EvictForQuota(const PageAllocator& taker, PageCount count) override;
 
  private:
-  // Other caches' slabs on the taker's device that were used before `before`, in that order.
-  std::vector<EvictableSlab> EvictableSlabs(const PageAllocator& taker, uint64_t before);
+  enum class Of { kAnyTenant, kSameTenant };
+  // Other caches' slabs that were used before `before`, in that order: any tenant's on the taker's
+  // device, or the taker's tenant's on all devices.
+  std::vector<EvictableSlab> EvictableSlabs(const PageAllocator& taker, uint64_t before, Of of);
+  // visit(PageAllocator&): those of the taker's tenant but the taker itself.
+  template <typename Visit>
+  void ForEachOfSameTenant(const PageAllocator& taker, Visit visit);
+  void MoveSlab(const PageAllocator& giver, SuperblockRun run);
+  // Brings the taker's tenant within its limit less `superblocks`: by slabs that stand empty, then,
+  // where `before` is above 0, by evicting. False where that does not suffice.
+  bool MakeTenantRoom(const PageAllocator& taker, int64_t superblocks, uint64_t before);
 
   const Options options_;
+  TenantTable& tenants_;
   std::vector<DevicePool> pools_;    // by DeviceIndex
   std::vector<std::string> fenced_;  // by DeviceIndex
   PrefixUse prefix_use_;
   SlotTable<CacheId, Cache> caches_;
-  std::map<std::string, CacheId, std::less<>> by_name_;
+  std::map<std::pair<TenantIndex, std::string>, CacheId> by_name_;
   uint64_t slabs_moved_total_ = 0;
 };
 

@@ -34,7 +34,7 @@ std::optional<ErrorDetail> GetErrorDetail(const absl::Status& status) {
       !absl::SimpleAtoi(fields[4], &limit_bytes)) {
     return std::nullopt;
   }
-  if (reason < 0 || reason > static_cast<int32_t>(ErrorReason::kSuperseded)) return std::nullopt;
+  if (reason < 0 || reason > static_cast<int32_t>(ErrorReason::kTenantLimit)) return std::nullopt;
   return ErrorDetail{.reason = static_cast<ErrorReason>(reason),
                      .retry_delay = Duration(retry_delay_ns),
                      .needed_pages = PageCount(needed_pages),

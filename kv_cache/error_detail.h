@@ -27,6 +27,7 @@ enum class ErrorReason : uint8_t {
   kCapabilityMissing = 5,
   kStaleId = 6,
   kSuperseded = 7,
+  kTenantLimit = 8,
 };
 
 struct ErrorDetail {

@@ -32,6 +32,7 @@ KvCacheStats KvCache::Impl::Stats() const {
                      .num_sessions = sessions_.size(),
                      .num_sequences = sequences_.size(),
                      .caches = {},
+                     .tenants = {},
                      .pages_copied_total = pages_copied_total_,
                      .slabs_moved_total = caches_.slabs_moved_total(),
                      .prefix_tokens_queried_total = prefix_tokens_queried_total_,
@@ -52,15 +53,20 @@ KvCacheStats KvCache::Impl::Stats() const {
       stats.pools[device.pages.device().value()].num_sequences += device.num_sequences;
     }
   });
+  tenants_.ForEach([&](const Tenant& tenant) { stats.tenants.push_back(tenant.Info()); });
   return stats;
 }
 
 std::vector<SessionInfo> KvCache::Impl::ListSessions() const {
   MutexLock lock(mu_);
   const MonotonicTime now = sessions_.Now();
+  std::vector<std::string> names;
+  tenants_.ForEach([&](const Tenant& tenant) { names.push_back(tenant.Info().name); });
   std::vector<SessionInfo> infos;
   sessions_.ForEach([&](SessionId id, const Session& session) {
     infos.push_back({.session = id,
+                     .tenant = session.tenant,
+                     .tenant_name = names[session.tenant.value()],
                      .label = session.label,
                      .epoch = session.epoch,
                      .num_sequences = static_cast<int64_t>(session.sequences.size()),
@@ -97,7 +103,37 @@ absl::StatusOr<KvCache::IntegrityReport> KvCache::Impl::CheckIntegrity() const {
         "cache '%s' has taken %d pages, %d of them idle; its quota counts %d and %d", cache->name,
         taken.value(), info.cached.value(), cache->quota.taken.value(), cache->quota.idle.value()));
   }
+  ATTND_RETURN_IF_ERROR(CheckTenants());
   return report;
+}
+
+// What each tenant is said to hold against what there is.
+absl::Status KvCache::Impl::CheckTenants() const {
+  std::vector<TenantInfo> counted;
+  tenants_.ForEach([&](const Tenant& tenant) { counted.push_back({.tenant = tenant.index()}); });
+  caches_.ForEach([&](const Cache& cache) {
+    TenantInfo& tenant = counted[cache.tenant.index().value()];
+    ++tenant.caches;
+    tenant.sequences += cache.num_sequences();
+    tenant.kv_bytes +=
+        Bytes(static_cast<uint64_t>(Describe(cache).num_slabs) * cache.layout.slab_bytes().value());
+  });
+  sessions_.ForEach(
+      [&](SessionId, const Session& session) { ++counted[session.tenant.value()].sessions; });
+  absl::Status status;
+  tenants_.ForEach([&](const Tenant& tenant) {
+    const TenantInfo held = tenant.Info();
+    const TenantInfo& is = counted[tenant.index().value()];
+    if (held.caches == is.caches && held.sessions == is.sessions &&
+        held.sequences == is.sequences && held.kv_bytes == is.kv_bytes) {
+      return;
+    }
+    status.Update(absl::InternalError(absl::StrFormat(
+        "tenant '%s' counts %d caches, %d sessions, %d sequences, %d bytes; has %d, %d, %d, %d",
+        held.name, held.caches, held.sessions, held.sequences, held.kv_bytes.value(), is.caches,
+        is.sessions, is.sequences, is.kv_bytes.value())));
+  });
+  return status;
 }
 
 // Sessions and sequences name each other, and each sequence agrees with itself.

@@ -109,8 +109,12 @@ absl::Status KvCache::Impl::Exhausted(SequenceId id, const Sequence& sequence,
   const int64_t num_sequences = shortage.by_quota ? info.num_sequences : here.num_sequences;
   const int64_t pool_mib = static_cast<int64_t>(kSuperblockBytes.value() >> 20) *
                            caches_.pool(sequence.device()).num_superblocks();
+  const bool by_tenant =
+      !shortage.by_quota && cache.tenant.superblocks_left() < cache.layout.superblocks_per_slab;
+  if (by_tenant) cache.tenant.CountRefusedPages();
   const std::string limit =
       shortage.by_quota ? absl::StrFormat("the page quota of %d", cache.quota.limit.value())
+      : by_tenant       ? cache.tenant.DescribeKvLimit()
                         : absl::StrFormat("the pool of %d MiB, which all caches share", pool_mib);
   return AttachErrorDetail(
       absl::ResourceExhaustedError(absl::StrFormat(
@@ -122,7 +126,7 @@ absl::Status KvCache::Impl::Exhausted(SequenceId id, const Sequence& sequence,
           "makes room",
           ToString(id), shortage.needed.value(), shortage.free.value(), limit, cache.name,
           used.value(), num_sequences, largest, cached.value(), promised.value())),
-      {.reason = ErrorReason::kPagesExhausted,
+      {.reason = by_tenant ? ErrorReason::kTenantLimit : ErrorReason::kPagesExhausted,
        .needed_pages = shortage.needed,
        .free_pages = shortage.free});
 }

@@ -17,19 +17,27 @@ KvCache::~KvCache() = default;
 
 absl::StatusOr<KvCache::OpenedCache> KvCache::OpenCache(std::string_view name,
                                                         const CacheGeometry& geometry,
-                                                        PageCount quota) {
-  return impl_->OpenCache(name, geometry, quota);
+                                                        PageCount quota, TenantIndex tenant) {
+  return impl_->OpenCache(name, geometry, quota, tenant);
 }
 
-absl::Status KvCache::CloseCache(CacheId cache) { return impl_->CloseCache(cache); }
+absl::Status KvCache::CloseCache(CacheId cache, TenantIndex tenant) {
+  return impl_->CloseCache(cache, tenant);
+}
+
+void KvCache::SetTenant(TenantIndex tenant, std::string_view name, const TenantLimits& limits) {
+  impl_->SetTenant(tenant, name, limits);
+}
 
 absl::StatusOr<SessionGrant> KvCache::OpenSession(Duration lease, std::string_view label,
-                                                  std::string_view tenant) {
-  return impl_->OpenSession(lease, label, tenant);
+                                                  std::string_view prefix_scope,
+                                                  TenantIndex tenant) {
+  return impl_->OpenSession(lease, label, prefix_scope, tenant);
 }
 
-absl::StatusOr<SessionGrant> KvCache::ResumeSession(std::string_view token, Duration lease) {
-  return impl_->ResumeSession(token, lease);
+absl::StatusOr<SessionGrant> KvCache::ResumeSession(std::string_view token, Duration lease,
+                                                    TenantIndex tenant) {
+  return impl_->ResumeSession(token, lease, tenant);
 }
 
 absl::StatusOr<Duration> KvCache::RenewLease(SessionRef by) { return impl_->RenewLease(by); }

@@ -41,6 +41,7 @@
 #include "kv_cache/geometry.h"
 #include "kv_cache/ids.h"
 #include "kv_cache/page_lease.h"
+#include "kv_cache/tenant_table.h"
 
 namespace attnd {
 
@@ -58,6 +59,8 @@ struct SequenceInfo {
 
 struct SessionInfo {
   SessionId session;
+  TenantIndex tenant;
+  std::string tenant_name;
   std::string label;
   uint64_t epoch = 0;
   int64_t num_sequences = 0;
@@ -67,6 +70,8 @@ struct SessionInfo {
 
 struct CacheInfo {
   CacheId cache;
+  TenantIndex tenant;
+  std::string tenant_name;
   std::string name;
   CacheGeometry geometry;
   SlabLayout layout;
@@ -111,6 +116,7 @@ struct KvCacheStats {
   Bytes pool_bytes, pool_free_bytes;  // of all
   int64_t num_sessions = 0, num_sequences = 0;
   std::vector<CacheInfo> caches;
+  std::vector<TenantInfo> tenants;  // by TenantIndex
   uint64_t pages_copied_total = 0;  // copy-on-write
   uint64_t slabs_moved_total = 0;   // given back to the pool for another cache
   // num_tokens of all prefixes that sequences were created with; what was matched of them; pages
@@ -127,7 +133,7 @@ class KvCache {
     Duration max_lease = std::chrono::hours(24);
     int64_t max_sessions = 4096;
     int64_t max_sequences = 1 << 16;
-    int64_t max_caches = 64;
+    int64_t max_caches = 256;
     // Tests: fill a page with NaN bytes when it becomes free. Host memory only.
     bool poison_free_pages = false;
   };
@@ -150,17 +156,25 @@ class KvCache {
     bool created = false;
   };
   absl::StatusOr<OpenedCache> OpenCache(std::string_view name, const CacheGeometry& geometry,
-                                        PageCount quota);
-  absl::Status CloseCache(CacheId cache);
+                                        PageCount quota, TenantIndex tenant = {});
+  absl::Status CloseCache(CacheId cache, TenantIndex tenant = {});
+
+  // Names a tenant and sets its limits, from then on; see tenant_table.h. Every object is a
+  // tenant's, and NOT_FOUND for the others. RESOURCE_EXHAUSTED with the reason kTenantLimit where
+  // one of its limits is in the way.
+  void SetTenant(TenantIndex tenant, std::string_view name, const TenantLimits& limits);
 
   // Sessions. A lease of zero means the default, or on resuming what it was. Resume raises the
   // epoch and replaces the token; NOT_FOUND for a token that is unknown, replaced or whose lease
   // ended.
-  // `tenant` says whose prefixes the session's sequences share; at most 128 bytes.
+  // `prefix_scope` says whose prefixes the session's sequences share, within the tenant's caches;
+  // at most 128 bytes.
   absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label,
-                                           std::string_view tenant = {});
+                                           std::string_view prefix_scope = {},
+                                           TenantIndex tenant = {});
   // The token that was sent goes on resuming until the new epoch is first used (ADR 0003).
-  absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease);
+  absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease,
+                                             TenantIndex tenant = {});
   absl::StatusOr<Duration> RenewLease(SessionRef by);
   absl::Status CloseSession(SessionRef by);
   // Sessions whose lease has ended; the scheduler closes each once nothing of it is launched. Until

@@ -34,9 +34,10 @@ absl::Status HasLaunchedItems(SequenceId id) {
 
 KvCache::Impl::Impl(std::span<const std::span<std::byte>> pools, const Options& options,
                     const Clock& clock)
-    : caches_(pools, {.boot = options.boot,
-                      .max_caches = options.max_caches,
-                      .poison_free_pages = options.poison_free_pages}),
+    : caches_(pools, tenants_,
+              {.boot = options.boot,
+               .max_caches = options.max_caches,
+               .poison_free_pages = options.poison_free_pages}),
       sessions_({.boot = options.boot,
                  .max_sessions = options.max_sessions,
                  .default_lease = options.default_lease,
@@ -48,28 +49,40 @@ KvCache::Impl::Impl(std::span<const std::span<std::byte>> pools, const Options& 
 
 absl::StatusOr<KvCache::OpenedCache> KvCache::Impl::OpenCache(std::string_view name,
                                                               const CacheGeometry& geometry,
-                                                              PageCount quota) {
+                                                              PageCount quota, TenantIndex tenant) {
   MutexLock lock(mu_);
-  ATTND_ASSIGN_OR_RETURN(const CacheTable::Opened opened, caches_.Open(name, geometry, quota));
+  ATTND_ASSIGN_OR_RETURN(const CacheTable::Opened opened,
+                         caches_.Open(name, geometry, quota, tenant));
   return OpenedCache{.info = Describe(*opened.cache), .created = opened.created};
 }
 
-absl::Status KvCache::Impl::CloseCache(CacheId cache) {
+absl::Status KvCache::Impl::CloseCache(CacheId cache, TenantIndex tenant) {
   MutexLock lock(mu_);
-  return caches_.Close(cache);
+  return caches_.Close(cache, tenant);
+}
+
+void KvCache::Impl::SetTenant(TenantIndex tenant, std::string_view name,
+                              const TenantLimits& limits) {
+  MutexLock lock(mu_);
+  tenants_.At(tenant).Set(name, limits);
 }
 
 // Sessions.
 
 absl::StatusOr<SessionGrant> KvCache::Impl::OpenSession(Duration lease, std::string_view label,
-                                                        std::string_view tenant) {
+                                                        std::string_view prefix_scope,
+                                                        TenantIndex tenant) {
   MutexLock lock(mu_);
-  return sessions_.Open(lease, label, tenant);
+  ATTND_RETURN_IF_ERROR(tenants_.At(tenant).CheckRoomForSession());
+  absl::StatusOr<SessionGrant> grant = sessions_.Open(lease, label, prefix_scope, tenant);
+  if (grant.ok()) tenants_.At(tenant).AddSessions(1);
+  return grant;
 }
 
-absl::StatusOr<SessionGrant> KvCache::Impl::ResumeSession(std::string_view token, Duration lease) {
+absl::StatusOr<SessionGrant> KvCache::Impl::ResumeSession(std::string_view token, Duration lease,
+                                                          TenantIndex tenant) {
   MutexLock lock(mu_);
-  return sessions_.Resume(token, lease);
+  return sessions_.Resume(token, lease, tenant);
 }
 
 absl::StatusOr<Duration> KvCache::Impl::RenewLease(SessionRef by) {
@@ -84,8 +97,9 @@ absl::Status KvCache::Impl::CloseSession(SessionRef by) {
   for (SequenceId id : session->sequences) {
     if (sequences_.Find(id)->pages().pinned()) return HasLaunchedItems(id);
   }
-  for (SequenceId id : session->sequences) sequences_.Erase(id);
+  for (SequenceId id : session->sequences) EraseSequence(id, by.tenant);
   sessions_.Erase(by.session);
+  tenants_.At(by.tenant).AddSessions(-1);
   return absl::OkStatus();
 }
 
@@ -107,15 +121,15 @@ absl::StatusOr<CreatedSequence> KvCache::Impl::CreateSequence(SessionRef by, Cac
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(Session * session, sessions_.Authorize(by));
   ATTND_RETURN_IF_ERROR(CheckClientState(client_state));
-  Cache* cache = caches_.Find(cache_id);
+  Cache* cache = caches_.Find(cache_id, by.tenant);
   if (cache == nullptr) return CacheTable::NotFound(cache_id);
   if (prefix != nullptr) ATTND_RETURN_IF_ERROR(CheckPrefix(*cache, *prefix));
-  ATTND_RETURN_IF_ERROR(CheckRoomForSequence());
+  ATTND_RETURN_IF_ERROR(CheckRoomForSequence(by.tenant));
 
   CacheTable::Match match;
   TokenCount matched;
   if (prefix != nullptr) {
-    match = caches_.FindPrefix(*cache, session->tenant, prefix->keys);
+    match = caches_.FindPrefix(*cache, session->prefix_scope, prefix->keys);
     matched = MatchedTokens(*cache, *prefix, match.run.size());
   }
   if (!match.device) {
@@ -145,7 +159,7 @@ absl::StatusOr<SequenceId> KvCache::Impl::Fork(SessionRef by, SequenceId parent_
         absl::StrFormat("a fork at %d tokens of a sequence whose longest layer holds %d",
                         shared.value(), parent->max_length().value()));
   }
-  ATTND_RETURN_IF_ERROR(CheckRoomForSequence());
+  ATTND_RETURN_IF_ERROR(CheckRoomForSequence(by.tenant));
   return Adopt(*sessions_.Find(by.session), std::make_unique<Sequence>(*parent, shared));
 }
 
@@ -162,7 +176,7 @@ absl::Status KvCache::Impl::Free(SessionRef by, SequenceId id) {
   MutexLock lock(mu_);
   ATTND_RETURN_IF_ERROR(FindUnpinned(by, id).status());
   sessions_.Find(by.session)->sequences.erase(id);
-  sequences_.Erase(id);
+  EraseSequence(id, by.tenant);
   return absl::OkStatus();
 }
 
@@ -225,7 +239,8 @@ absl::Status KvCache::Impl::CheckNotLost(const Sequence& sequence) const {
   return DataLoss(cause);
 }
 
-absl::Status KvCache::Impl::CheckRoomForSequence() const {
+absl::Status KvCache::Impl::CheckRoomForSequence(TenantIndex tenant) {
+  ATTND_RETURN_IF_ERROR(tenants_.At(tenant).CheckRoomForSequence());
   if (!sequences_.full()) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrFormat(
       "%d sequences live, the most allowed; freeing one makes room", sequences_.size()));
@@ -235,7 +250,13 @@ absl::StatusOr<SequenceId> KvCache::Impl::Adopt(Session& session,
                                                 std::unique_ptr<Sequence> sequence) {
   const SequenceId id = *sequences_.Insert(std::move(sequence));
   session.sequences.insert(id);
+  tenants_.At(session.tenant).AddSequences(1);
   return id;
+}
+
+void KvCache::Impl::EraseSequence(SequenceId id, TenantIndex tenant) {
+  sequences_.Erase(id);
+  tenants_.At(tenant).AddSequences(-1);
 }
 
 std::vector<SequenceInfo> KvCache::Impl::DescribeAll(const Session& session,
@@ -269,6 +290,8 @@ SequenceInfo KvCache::Impl::Describe(SequenceId id, const Sequence& sequence,
 
 CacheInfo KvCache::Impl::Describe(const Cache& cache) {
   CacheInfo info{.cache = cache.id,
+                 .tenant = cache.tenant.index(),
+                 .tenant_name = cache.tenant.Info().name,
                  .name = cache.name,
                  .geometry = cache.geometry,
                  .layout = cache.layout,

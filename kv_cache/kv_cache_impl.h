@@ -28,6 +28,7 @@
 #include "kv_cache/sequence.h"
 #include "kv_cache/session_table.h"
 #include "kv_cache/slot_table.h"
+#include "kv_cache/tenant_table.h"
 
 namespace attnd {
 
@@ -37,13 +38,17 @@ class KvCache::Impl final : public LeaseOwner {
 
   // As in KvCache.
   absl::StatusOr<OpenedCache> OpenCache(std::string_view name, const CacheGeometry& geometry,
-                                        PageCount quota) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status CloseCache(CacheId cache) ABSL_LOCKS_EXCLUDED(mu_);
+                                        PageCount quota, TenantIndex tenant)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status CloseCache(CacheId cache, TenantIndex tenant) ABSL_LOCKS_EXCLUDED(mu_);
+  void SetTenant(TenantIndex tenant, std::string_view name, const TenantLimits& limits)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   absl::StatusOr<SessionGrant> OpenSession(Duration lease, std::string_view label,
-                                           std::string_view tenant) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease)
+                                           std::string_view prefix_scope, TenantIndex tenant)
       ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<SessionGrant> ResumeSession(std::string_view token, Duration lease,
+                                             TenantIndex tenant) ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<Duration> RenewLease(SessionRef by) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CloseSession(SessionRef by) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<SessionRef> ExpiredSessions() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -100,7 +105,8 @@ class KvCache::Impl final : public LeaseOwner {
   static absl::Status CheckPrefix(const Cache& cache, const Prefix& prefix);
   // Of the prefix's tokens, how many a run of `num_pages` pages holds but for the last token.
   static TokenCount MatchedTokens(const Cache& cache, const Prefix& prefix, size_t num_pages);
-  absl::Status CheckRoomForSequence() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckRoomForSequence(TenantIndex tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EraseSequence(SequenceId id, TenantIndex tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<SequenceId> Adopt(Session& session, std::unique_ptr<Sequence> sequence)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Exhausted(SequenceId id, const Sequence& sequence,
@@ -111,6 +117,8 @@ class KvCache::Impl final : public LeaseOwner {
   static absl::Status CheckCache(const Cache& cache, DeviceIndex device,
                                  const SlotTable<SequenceId, Sequence>& sequences);
 
+  absl::Status CheckTenants() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   // The state is up to 1 MiB a sequence: copied only for who asked for it.
   enum class ClientState { kWithout, kWith };
   std::vector<SequenceInfo> DescribeAll(const Session& session, ClientState client_state) const
@@ -119,6 +127,7 @@ class KvCache::Impl final : public LeaseOwner {
   static CacheInfo Describe(const Cache& cache);
 
   mutable Mutex mu_;
+  TenantTable tenants_ ABSL_GUARDED_BY(mu_);
   CacheTable caches_ ABSL_GUARDED_BY(mu_);
   SessionTable sessions_ ABSL_GUARDED_BY(mu_);
   SlotTable<SequenceId, Sequence> sequences_ ABSL_GUARDED_BY(mu_);

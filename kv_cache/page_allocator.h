@@ -28,6 +28,7 @@
 #include "absl/status/status.h"
 #include "kernels/attention/params.h"
 #include "kernels/base/units.h"
+#include "kv_cache/access.h"
 #include "kv_cache/device_pool.h"
 #include "kv_cache/geometry.h"
 
@@ -102,6 +103,7 @@ class PageAllocator {
  public:
   struct Options {
     DeviceIndex device;
+    TenantIndex tenant{};            // whose the cache is: for the source's accounts
     bool poison_free_pages = false;  // fill free pages with NaN; host memory only
   };
 
@@ -173,6 +175,7 @@ class PageAllocator {
   PageCopy Copy(PageId from, PageId to) const;
 
   DeviceIndex device() const { return options_.device; }
+  TenantIndex tenant() const { return options_.tenant; }
   const SlabLayout& layout() const { return layout_; }
   PageCount used() const { return used_; }  // by sequences
   PageCount idle() const { return idle_; }

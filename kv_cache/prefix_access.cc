@@ -16,10 +16,10 @@ absl::StatusOr<TokenCount> KvCache::Impl::MatchPrefix(SessionRef by, CacheId cac
                                                       const Prefix& prefix) {
   MutexLock lock(mu_);
   ATTND_ASSIGN_OR_RETURN(const Session* session, sessions_.Authorize(by));
-  const Cache* cache = caches_.Find(cache_id);
+  const Cache* cache = caches_.Find(cache_id, by.tenant);
   if (cache == nullptr) return CacheTable::NotFound(cache_id);
   ATTND_RETURN_IF_ERROR(CheckPrefix(*cache, prefix));
-  const CacheTable::Match match = caches_.FindPrefix(*cache, session->tenant, prefix.keys);
+  const CacheTable::Match match = caches_.FindPrefix(*cache, session->prefix_scope, prefix.keys);
   return MatchedTokens(*cache, prefix, match.run.size());
 }
 
@@ -37,9 +37,10 @@ absl::StatusOr<PublishedPrefix> KvCache::Impl::PublishPrefix(
   const int64_t num_pages = std::ssize(keys);
   ATTND_RETURN_IF_ERROR(sequence->CheckComplete(first_page, num_pages));
   PrefixIndex& prefixes = sequence->cache().on(sequence->device()).prefixes;
-  ATTND_ASSIGN_OR_RETURN(const size_t added, prefixes.Publish(sessions_.Find(by.session)->tenant,
-                                                              keys, sequence->pages().pages(),
-                                                              static_cast<size_t>(first_page)));
+  ATTND_ASSIGN_OR_RETURN(
+      const size_t added,
+      prefixes.Publish(sessions_.Find(by.session)->prefix_scope, keys, sequence->pages().pages(),
+                       static_cast<size_t>(first_page)));
   return PublishedPrefix{.pages = PageCount(num_pages),
                          .added = PageCount(static_cast<int64_t>(added))};
 }

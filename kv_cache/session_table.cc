@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t kTokenBytes = 16;
 constexpr size_t kMaxLabelBytes = 128;
-constexpr size_t kMaxTenantBytes = 128;
+constexpr size_t kMaxScopeBytes = 128;
 
 absl::StatusOr<std::string> NewToken() {
   std::string token(kTokenBytes, '\0');
@@ -58,15 +58,15 @@ SessionTable::SessionTable(const Options& options, const Clock& clock)
     : options_(options), clock_(clock), sessions_(options.boot, options.max_sessions) {}
 
 absl::StatusOr<SessionGrant> SessionTable::Open(Duration lease, std::string_view label,
-                                                std::string_view tenant) {
+                                                std::string_view prefix_scope, TenantIndex tenant) {
   ATTND_ASSIGN_OR_RETURN(const Duration granted, LeaseFor(lease, options_.default_lease));
   if (label.size() > kMaxLabelBytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "the label has %d bytes; at most %d are allowed", label.size(), kMaxLabelBytes));
   }
-  if (tenant.size() > kMaxTenantBytes) {
+  if (prefix_scope.size() > kMaxScopeBytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "the tenant has %d bytes; at most %d are allowed", tenant.size(), kMaxTenantBytes));
+        "the tenant has %d bytes; at most %d are allowed", prefix_scope.size(), kMaxScopeBytes));
   }
   if (sessions_.full()) {
     return absl::ResourceExhaustedError(
@@ -81,21 +81,24 @@ absl::StatusOr<SessionGrant> SessionTable::Open(Duration lease, std::string_view
   session->lease_end = clock_.Now() + granted;
   session->token_hash = hash;
   session->label = std::string(label);
-  session->tenant = std::string(tenant);
+  session->tenant = tenant;
+  session->prefix_scope = std::string(prefix_scope);
   const SessionId id = *sessions_.Insert(std::move(session));
   by_token_.emplace(hash, id);
-  return SessionGrant{
-      .ref = {.session = id, .epoch = 1}, .token = std::move(token), .lease = granted};
+  return SessionGrant{.ref = {.session = id, .epoch = 1, .tenant = tenant},
+                      .token = std::move(token),
+                      .lease = granted};
 }
 
-absl::StatusOr<SessionGrant> SessionTable::Resume(std::string_view token, Duration lease) {
+absl::StatusOr<SessionGrant> SessionTable::Resume(std::string_view token, Duration lease,
+                                                  TenantIndex tenant) {
   ATTND_ASSIGN_OR_RETURN(const TokenHash sent, HashToken(token));
   const auto found = by_token_.find(sent);
   if (token.size() != kTokenBytes || found == by_token_.end()) return TokenNotFound();
   const SessionId id = found->second;
   Session& session = *sessions_.Find(id);
   const MonotonicTime now = clock_.Now();
-  if (now >= session.lease_end) return TokenNotFound();
+  if (session.tenant != tenant || now >= session.lease_end) return TokenNotFound();
   ATTND_ASSIGN_OR_RETURN(const Duration granted, LeaseFor(lease, session.lease));
   ATTND_ASSIGN_OR_RETURN(std::string new_token, NewToken());
   ATTND_ASSIGN_OR_RETURN(const TokenHash hash, HashToken(new_token));
@@ -113,7 +116,7 @@ absl::StatusOr<SessionGrant> SessionTable::Resume(std::string_view token, Durati
   session.lease = granted;
   session.lease_end = now + granted;
   ++session.epoch;
-  return SessionGrant{.ref = {.session = id, .epoch = session.epoch},
+  return SessionGrant{.ref = {.session = id, .epoch = session.epoch, .tenant = tenant},
                       .token = std::move(new_token),
                       .lease = granted};
 }
@@ -121,7 +124,9 @@ absl::StatusOr<SessionGrant> SessionTable::Resume(std::string_view token, Durati
 absl::StatusOr<Session*> SessionTable::Authorize(SessionRef by) {
   Session* session = sessions_.Find(by.session);
   const MonotonicTime now = clock_.Now();
-  if (session == nullptr || now >= session->lease_end) return SessionNotFound(by.session);
+  if (session == nullptr || session->tenant != by.tenant || now >= session->lease_end) {
+    return SessionNotFound(by.session);
+  }
   if (by.epoch != session->epoch) return FindWithEpoch(by);
   ForgetFormerToken(*session);
   session->lease_end = now + session->lease;
@@ -130,7 +135,7 @@ absl::StatusOr<Session*> SessionTable::Authorize(SessionRef by) {
 
 absl::StatusOr<Session*> SessionTable::FindWithEpoch(SessionRef by) {
   Session* session = sessions_.Find(by.session);
-  if (session == nullptr) return SessionNotFound(by.session);
+  if (session == nullptr || session->tenant != by.tenant) return SessionNotFound(by.session);
   if (by.epoch < session->epoch) {
     return AttachErrorDetail(
         absl::AbortedError(absl::StrFormat(
@@ -163,7 +168,9 @@ std::vector<SessionRef> SessionTable::Expired() const {
   const MonotonicTime now = clock_.Now();
   std::vector<SessionRef> expired;
   sessions_.ForEach([&](SessionId id, const Session& session) {
-    if (now >= session.lease_end) expired.push_back({.session = id, .epoch = session.epoch});
+    if (now >= session.lease_end) {
+      expired.push_back({.session = id, .epoch = session.epoch, .tenant = session.tenant});
+    }
   });
   return expired;
 }

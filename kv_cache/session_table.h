@@ -39,7 +39,8 @@ struct Session {
   TokenHash token_hash{};
   std::optional<TokenHash> former_token_hash;  // until the epoch has been used
   std::string label;
-  std::string tenant;  // whose prefixes its sequences share
+  TenantIndex tenant;        // whose it is
+  std::string prefix_scope;  // whose prefixes its sequences share, within the tenant's caches
   absl::btree_set<SequenceId> sequences;
 };
 
@@ -57,12 +58,13 @@ class SessionTable {
 
   // A lease of zero means the default, or on resuming what it was; it is cut to the maximum.
   absl::StatusOr<SessionGrant> Open(Duration lease, std::string_view label,
-                                    std::string_view tenant = {});
-  absl::StatusOr<SessionGrant> Resume(std::string_view token, Duration lease);
+                                    std::string_view prefix_scope = {}, TenantIndex tenant = {});
+  absl::StatusOr<SessionGrant> Resume(std::string_view token, Duration lease,
+                                      TenantIndex tenant = {});
 
-  // The session, its lease renewed and its epoch used. NOT_FOUND where it is unknown or its lease
-  // has ended; ABORTED for an epoch that was superseded; INVALID_ARGUMENT for one that was never
-  // given out.
+  // The session, its lease renewed and its epoch used. NOT_FOUND where it is unknown, another
+  // tenant's or its lease has ended; ABORTED for an epoch that was superseded; INVALID_ARGUMENT for
+  // one that was never given out.
   absl::StatusOr<Session*> Authorize(SessionRef by);
   // Checks the epoch and changes nothing: closing may come after the lease's end, and the answer to
   // a resume is no use of its epoch.

@@ -36,7 +36,7 @@ build_packages=(
   # Metrics: prometheus-cpp's pull library, with the HTTP server inside it.
   prometheus-cpp-dev libcivetweb-dev libssl-dev zlib1g-dev libcurl4-openssl-dev
   # Kernels, logs, options.
-  libhwy-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
+  libhwy-dev libspdlog-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev
   # Tests and benchmarks.
   libgtest-dev libgmock-dev libbenchmark-dev python3
 )

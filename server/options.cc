@@ -47,13 +47,26 @@ void VisitOptions(SomeOptions& o, Visitor& v) {
   v.List("listen", o.listen,
          "Address to serve on, \"host:port\" or \"unix:/path\"; repeatable. "
          "Port 0 takes a free one");
-  v.Flag("insecure_listen", o.insecure_listen,
-         "Allow addresses other than loopback, in plain text and without authentication");
   v.Text("metrics_listen", o.metrics_listen, {},
          "Address of the Prometheus metrics and /healthz; empty: off");
   v.Text("ready_file", o.ready_file, {},
          "File to write once serving, as JSON: {\"listen\": [...], \"metrics\": ..., \"pid\": n}");
-  v.Flag("reflection", o.reflection, "Serve gRPC reflection; --no_reflection turns it off");
+  v.Flag("reflection", o.reflection,
+         "Serve gRPC reflection on loopback and Unix sockets; --no_reflection turns it off");
+
+  v.Group("Security");
+  v.Text("tls_cert", o.tls_cert, {},
+         "Certificate chain, PEM: every TCP listener speaks TLS. Read again when it changes");
+  v.Text("tls_key", o.tls_key, {}, "Its private key, PEM, not readable by others");
+  v.Text("tls_client_ca", o.tls_client_ca, {},
+         "Certificates, PEM: clients need one that these have signed");
+  v.Text("tenants_file", o.tenants_file, {},
+         "Tenants with their bearer tokens and limits, YAML, not readable by others. Read again "
+         "when it changes");
+  v.Flag("insecure", o.insecure,
+         "Allow --listen on addresses other than loopback in plain text, without TLS");
+  v.Flag("insecure_metrics", o.insecure_metrics,
+         "Allow --metrics_listen on addresses other than loopback, which is plain text always");
 
   v.Group("Device and memory");
   v.Text("backend", o.backend, {"auto", "cpu", "hip"},
@@ -253,11 +266,37 @@ class Check {
   absl::Status status;
 };
 
+// Files are looked into when the daemon starts (security/certificates.h).
+absl::Status CheckTls(const Options& options) {
+  const auto missing = [](absl::string_view given, absl::string_view value,
+                          absl::string_view other) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", given, " \"", value, "\": needs --", other, ", too"));
+  };
+  if (!options.tls_cert.empty() && options.tls_key.empty()) {
+    return missing("tls_cert", options.tls_cert, "tls_key");
+  }
+  if (!options.tls_key.empty() && options.tls_cert.empty()) {
+    return missing("tls_key", options.tls_key, "tls_cert");
+  }
+  if (!options.tls_client_ca.empty() && options.tls_cert.empty()) {
+    return missing("tls_client_ca", options.tls_client_ca, "tls_cert");
+  }
+  return absl::OkStatus();
+}
+
+constexpr absl::string_view kPlainTextMetrics =
+    "metrics are plain text; --insecure_metrics allows it where the network itself is trusted";
+
 absl::Status CheckAddresses(const Options& options) {
-  const auto check = [&](absl::string_view flag, const std::string& text) -> absl::Status {
+  const auto check = [&](absl::string_view flag, const std::string& text,
+                         bool insecure) -> absl::Status {
     absl::StatusOr<ListenAddress> address = ParseListenAddress(text);
     absl::Status status = address.status();
-    if (status.ok()) status = CheckPlainTextAllowed(*address, options.insecure_listen);
+    if (status.ok()) {
+      status = CheckPlainTextAllowed(*address, insecure,
+                                     flag == "listen" ? kPlainTextListen : kPlainTextMetrics);
+    }
     if (status.ok() && flag == "metrics_listen" && address->is_unix) {
       status = absl::InvalidArgumentError("metrics are served on \"host:port\" only");
     }
@@ -265,10 +304,10 @@ absl::Status CheckAddresses(const Options& options) {
     return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", status.message()));
   };
   for (const std::string& address : options.listen) {
-    ATTND_RETURN_IF_ERROR(check("listen", address));
+    ATTND_RETURN_IF_ERROR(check("listen", address, options.insecure || !options.tls_cert.empty()));
   }
   if (options.metrics_listen.empty()) return absl::OkStatus();
-  return check("metrics_listen", options.metrics_listen);
+  return check("metrics_listen", options.metrics_listen, options.insecure_metrics);
 }
 
 // A message for whoever misspelt `name`, given without its dashes.
@@ -331,6 +370,7 @@ absl::Status Options::Validate() const {
     return absl::InvalidArgumentError(absl::StrCat("--default_lease ", Format(default_lease),
                                                    ": exceeds --max_lease ", Format(max_lease)));
   }
+  ATTND_RETURN_IF_ERROR(CheckTls(*this));
   return CheckAddresses(*this);
 }
 

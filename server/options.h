@@ -23,9 +23,15 @@ namespace attnd {
 struct Options {
   // Where to serve: "unix:/path" or "host:port"; port 0 takes a free one.
   std::vector<std::string> listen = {"127.0.0.1:7450"};
-  bool insecure_listen = false;  // serve plain text on other than loopback addresses, too
+  bool insecure = false;  // serve plain text on other than loopback addresses, too
   std::string metrics_listen = "127.0.0.1:7451";  // empty: off
+  bool insecure_metrics = false;                  // the same for metrics_listen
   std::string ready_file;  // written once serving: {"listen": [...], "metrics": "...", "pid": n}
+
+  // PEM files. With a certificate every TCP listener speaks TLS; with a client CA it asks for a
+  // certificate of that CA. Read again when they change.
+  std::string tls_cert, tls_key, tls_client_ca;
+  std::string tenants_file;  // who may call, and how much is whose; see security/tenants_file.h
 
   std::string backend = "auto";  // auto, cpu, hip
   std::string hip_plugin;        // path; empty: beside the program, or its lib/attnd

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -16,6 +17,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "kv_cache/kv_cache.h"
@@ -27,7 +29,9 @@
 #include "server/option_text.h"
 #include "server/rpc/listener.h"
 #include "server/rpc/service_context.h"
+#include "server/rpc/tls_credentials.h"
 #include "server/scheduler/scheduler.h"
+#include "server/security/tenant_registry.h"
 #include "spdlog/spdlog.h"
 
 namespace attnd {
@@ -35,6 +39,8 @@ namespace {
 
 // How soon a failed device shows in the health service.
 constexpr Duration kWatchInterval = std::chrono::milliseconds(200);
+// How often files that are read again are looked at.
+constexpr Duration kReloadInterval = std::chrono::seconds(1);
 // What calls that still run when the listeners close have to end by themselves, drained or not.
 constexpr Duration kShutdownGrace = std::chrono::milliseconds(500);
 
@@ -47,6 +53,22 @@ std::vector<Device*> DevicesOf(const Platform& platform) {
   std::vector<Device*> devices;
   for (const PlatformDevice& one : platform.devices) devices.push_back(one.device.get());
   return devices;
+}
+
+void LogCertificate(const TlsCredentials& tls) {
+  const std::time_t expires = std::chrono::system_clock::to_time_t(tls.expires());
+  spdlog::info(
+      "TLS: certificate of {}, valid until {}", tls.subject(),
+      absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromTimeT(expires), absl::UTCTimeZone()));
+}
+
+// A bad file costs nothing but this line, which is said once for each change.
+void LogReload(const char* what, const absl::Status& status) {
+  if (status.ok()) {
+    spdlog::info("{}: read again", what);
+  } else {
+    spdlog::error("{}: not read again, the former go on: {}", what, std::string(status.message()));
+  }
 }
 
 // Readers see the whole file or none.
@@ -72,6 +94,7 @@ class Server::Impl {
   Impl(const Options& options, Platform platform)
       : options_(options),
         platform_(std::move(platform)),
+        tenants_(options.tenants_file),
         staging_(DevicesOf(platform_), options.max_staging_bytes) {}
   ~Impl();
 
@@ -82,7 +105,10 @@ class Server::Impl {
   const std::string& metrics_address() const { return metrics_address_; }
 
  private:
+  absl::Status LoadSecurity();
   absl::Status BuildCore();
+  // Gives every tenant its limits, as the tenants file has them now.
+  void ApplyTenants();
   absl::StatusOr<Buffer> AllocatePool(Device& device, Bytes size) const;
   void BuildContext();
   absl::Status StartMetricsPort();
@@ -95,12 +121,16 @@ class Server::Impl {
   // Watches the device, and checks the cache's integrity when nothing runs.
   void Watch() ABSL_LOCKS_EXCLUDED(mu_);
   void CheckIntegrityIfIdle();
+  // Certificates and tenants are read again where their files have changed.
+  void ReloadIfChanged();
 
   const Options options_;
   const Clock& clock_ = Clock::Real();
   Metrics metrics_;
   Platform platform_;
-  std::vector<Buffer> pools_;  // one for each device
+  TenantRegistry tenants_;
+  std::unique_ptr<TlsCredentials> tls_;  // null: no TLS
+  std::vector<Buffer> pools_;            // one for each device
   Staging staging_;
   std::optional<KvCache> cache_;
   std::vector<std::unique_ptr<Engine>> engines_;  // one for each device
@@ -121,7 +151,9 @@ class Server::Impl {
 
 absl::Status Server::Impl::Start() {
   ATTND_RETURN_IF_ERROR(options_.Validate());
+  ATTND_RETURN_IF_ERROR(LoadSecurity());
   ATTND_RETURN_IF_ERROR(BuildCore());
+  ApplyTenants();
   BuildContext();
   ATTND_RETURN_IF_ERROR(StartMetricsPort());
   ATTND_RETURN_IF_ERROR(StartListeners());
@@ -149,6 +181,50 @@ absl::StatusOr<Buffer> Server::Impl::AllocatePool(Device& device, Bytes size) co
                                       " (of all its memory) or --pool_bytes")
                        : "--pool_bytes",
                    ", lower it or free memory"));
+}
+
+absl::Status Server::Impl::LoadSecurity() {
+  ATTND_RETURN_IF_ERROR(tenants_.Load());
+  if (tenants_.enabled()) {
+    spdlog::info("tenants: {} in {}", tenants_.Entries().size(), options_.tenants_file);
+  }
+  if (options_.tls_cert.empty()) return absl::OkStatus();
+  ATTND_ASSIGN_OR_RETURN(tls_, TlsCredentials::Create({.cert = options_.tls_cert,
+                                                       .key = options_.tls_key,
+                                                       .client_ca = options_.tls_client_ca}));
+  LogCertificate(*tls_);
+  return absl::OkStatus();
+}
+
+void Server::Impl::ApplyTenants() {
+  if (!tenants_.enabled()) return;
+  const std::vector<TenantRegistry::Entry> entries = tenants_.Entries();
+  const auto num_tenants = std::count_if(
+      entries.begin(), entries.end(),
+      [](const TenantRegistry::Entry& entry) { return entry.spec.role == Role::kTenant; });
+  const KvCache::Options cache_limits;
+  TenantShare whole{.kv_bytes = {},
+                    .staging_bytes = staging_.limit(),
+                    .caches = cache_limits.max_caches,
+                    .sessions = cache_limits.max_sessions,
+                    .sequences = cache_limits.max_sequences,
+                    .queued_requests = options_.max_queued_requests,
+                    .queued_items = options_.max_queued_items,
+                    .queued_tokens = options_.max_queued_tokens};
+  for (const Buffer& pool : pools_) whole.kv_bytes += pool.size();
+  for (const auto& [tenant, spec] : entries) {
+    if (spec.role != Role::kTenant) continue;
+    const TenantShare share = ShareOf(spec, whole, num_tenants);
+    cache_->SetTenant(tenant, spec.name,
+                      {.kv_bytes = share.kv_bytes,
+                       .caches = share.caches,
+                       .sessions = share.sessions,
+                       .sequences = share.sequences});
+    staging_.SetTenantLimit(tenant, share.staging_bytes);
+    admission_->SetTenantLimits(tenant, {.requests = share.queued_requests,
+                                         .items = share.queued_items,
+                                         .tokens = share.queued_tokens});
+  }
 }
 
 absl::Status Server::Impl::BuildCore() {
@@ -189,6 +265,7 @@ void Server::Impl::BuildContext() {
       .devices = platform_.devices,
       .staging = staging_,
       .metrics = metrics_,
+      .tenants = tenants_,
       .clock = clock_,
       .limits = {.max_items = options_.max_items_per_request,
                  .max_tokens = options_.max_tokens_per_request,
@@ -229,7 +306,8 @@ absl::Status Server::Impl::StartListeners() {
   const Bytes message = options_.max_message_bytes();
   const ListenerOptions listener_options{.max_message_bytes = message,
                                          .buffer_limit = Bytes(2 * message.value()),
-                                         .insecure_tcp = options_.insecure_listen,
+                                         .tls = tls_.get(),
+                                         .insecure = options_.insecure,
                                          .reflection = options_.reflection};
   for (const std::string& address : options_.listen) {
     ATTND_ASSIGN_OR_RETURN(std::unique_ptr<Listener> listener,
@@ -295,6 +373,7 @@ absl::Status Server::Impl::Drain(Duration timeout) {
 void Server::Impl::Watch() {
   bool device_ok = true;
   MonotonicTime next_check = clock_.Now() + options_.integrity_check_interval;
+  MonotonicTime next_reload = clock_.Now() + kReloadInterval;
   while (true) {
     {
       MutexLock lock(mu_);
@@ -308,10 +387,27 @@ void Server::Impl::Watch() {
       spdlog::error("a device has failed, not serving any more: {}", std::string(device.message()));
       UpdateHealth();
     }
+    if (clock_.Now() >= next_reload) {
+      ReloadIfChanged();
+      next_reload = clock_.Now() + kReloadInterval;
+    }
     if (options_.integrity_check_interval > Duration::zero() && clock_.Now() >= next_check) {
       CheckIntegrityIfIdle();
       next_check = clock_.Now() + options_.integrity_check_interval;
     }
+  }
+}
+
+void Server::Impl::ReloadIfChanged() {
+  if (tenants_.Changed()) {
+    const absl::Status status = tenants_.Load();
+    if (status.ok()) ApplyTenants();
+    LogReload("tenants", status);
+  }
+  if (tls_ != nullptr && tls_->Changed()) {
+    const absl::Status status = tls_->Reload();
+    LogReload("tls", status);
+    if (status.ok()) LogCertificate(*tls_);
   }
 }
 

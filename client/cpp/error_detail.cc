@@ -33,6 +33,8 @@ std::string_view Name(ErrorReason reason) {
       return "stale id";
     case ErrorReason::kSuperseded:
       return "superseded";
+    case ErrorReason::kTenantLimit:
+      return "tenant limit";
   }
   return "unspecified";
 }

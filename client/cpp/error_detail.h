@@ -30,6 +30,7 @@ enum class ErrorReason {
   kCapabilityMissing = 5,  // UNIMPLEMENTED: the message names it
   kStaleId = 6,            // NOT_FOUND: unknown, freed, or from before a restart
   kSuperseded = 7,         // ABORTED: a newer epoch or step exists
+  kTenantLimit = 8,        // RESOURCE_EXHAUSTED: a limit of the caller's tenant
 };
 std::string_view Name(ErrorReason reason);  // "queue full", "draining", ...
 

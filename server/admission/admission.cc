@@ -13,9 +13,22 @@ namespace attnd {
 namespace {
 
 QueueCost CostOf(const Request& request) {
-  QueueCost cost{.requests = 1, .items = static_cast<int64_t>(request.items.size())};
+  QueueCost cost{
+      .tenant = request.tenant, .requests = 1, .items = static_cast<int64_t>(request.items.size())};
   for (const WorkItem& item : request.items) cost.tokens += item.num_tokens();
   return cost;
+}
+
+void Add(QueueCost& sum, const QueueCost& cost) {
+  sum.requests += cost.requests;
+  sum.items += cost.items;
+  sum.tokens += cost.tokens;
+}
+
+void Subtract(QueueCost& sum, const QueueCost& cost) {
+  sum.requests -= cost.requests;
+  sum.items -= cost.items;
+  sum.tokens -= cost.tokens;
 }
 
 }  // namespace
@@ -54,30 +67,58 @@ absl::Status Admission::Take(const QueueCost& cost) {
         absl::UnavailableError("the daemon drains and takes no new work; ask another"),
         {.reason = ErrorReason::kDraining, .retry_delay = DrainRate::kMaxDelay});
   }
-  const QueueCost excess{.requests = held_.requests + cost.requests - options_.max_queued_requests,
-                         .items = held_.items + cost.items - options_.max_queued_items,
-                         .tokens = held_.tokens + cost.tokens - options_.max_queued_tokens};
-  const bool over = excess.requests > 0 || excess.items > 0 || excess.tokens > 0;
-  if (over && held_.requests > 0) {
-    metrics_.RecordRefusal(Refusal::kQueueFull);
-    // No more can drain than is there.
-    const QueueCost to_drain{.requests = std::min(excess.requests, held_.requests),
-                             .items = std::min(excess.items, held_.items),
-                             .tokens = std::min(excess.tokens, held_.tokens)};
-    const Duration delay = drain_rate_.TimeToDrain(to_drain, clock_.Now());
-    return AttachErrorDetail(
-        absl::UnavailableError(absl::StrFormat(
-            "the queue is full: %d of %d requests, %d of %d items, %d of %d tokens; retry in %d ms",
-            held_.requests, options_.max_queued_requests, held_.items, options_.max_queued_items,
-            held_.tokens, options_.max_queued_tokens,
-            std::chrono::ceil<std::chrono::milliseconds>(delay).count())),
-        {.reason = ErrorReason::kQueueFull, .retry_delay = delay});
+  TenantShare& share = ShareOf(cost.tenant);
+  absl::Status room = CheckRoom(cost, share.held, share.limits, "the tenant's share of the queue");
+  if (!room.ok()) {
+    ++share.refused;
+    return room;
   }
-  held_.requests += cost.requests;
-  held_.items += cost.items;
-  held_.tokens += cost.tokens;
+  ATTND_RETURN_IF_ERROR(CheckRoom(cost, held_,
+                                  {.requests = options_.max_queued_requests,
+                                   .items = options_.max_queued_items,
+                                   .tokens = options_.max_queued_tokens},
+                                  "the queue"));
+  Add(share.held, cost);
+  Add(held_, cost);
   ++submitting_;
   return absl::OkStatus();
+}
+
+absl::Status Admission::CheckRoom(const QueueCost& cost, const QueueCost& held,
+                                  const TenantLimits& limits, const char* whose) {
+  const auto excess = [](int64_t sum, int64_t limit) { return limit == 0 ? 0 : sum - limit; };
+  const QueueCost over{.requests = excess(held.requests + cost.requests, limits.requests),
+                       .items = excess(held.items + cost.items, limits.items),
+                       .tokens = excess(held.tokens + cost.tokens, limits.tokens)};
+  const bool full = over.requests > 0 || over.items > 0 || over.tokens > 0;
+  if (!full || held.requests == 0) return absl::OkStatus();
+  metrics_.RecordRefusal(Refusal::kQueueFull);
+  // No more can drain than is there.
+  const QueueCost to_drain{.requests = std::min(over.requests, held.requests),
+                           .items = std::min(over.items, held.items),
+                           .tokens = std::min(over.tokens, held.tokens)};
+  const Duration delay = drain_rate_.TimeToDrain(to_drain, clock_.Now());
+  return AttachErrorDetail(
+      absl::UnavailableError(absl::StrFormat(
+          "%s is full: %d of %d requests, %d of %d items, %d of %d tokens; retry in %d ms", whose,
+          held.requests, limits.requests, held.items, limits.items, held.tokens, limits.tokens,
+          std::chrono::ceil<std::chrono::milliseconds>(delay).count())),
+      {.reason = ErrorReason::kQueueFull, .retry_delay = delay});
+}
+
+Admission::TenantShare& Admission::ShareOf(TenantIndex tenant) {
+  if (tenant.value() >= shares_.size()) shares_.resize(tenant.value() + 1);
+  return shares_[tenant.value()];
+}
+
+void Admission::SetTenantLimits(TenantIndex tenant, const TenantLimits& limits) {
+  MutexLock lock(mu_);
+  ShareOf(tenant).limits = limits;
+}
+
+uint64_t Admission::refused(TenantIndex tenant) const {
+  MutexLock lock(mu_);
+  return tenant.value() < shares_.size() ? shares_[tenant.value()].refused : 0;
 }
 
 void Admission::ReservePages(Request& request) {
@@ -110,9 +151,8 @@ bool Admission::draining() const {
 void Admission::Return(const QueueCost& cost) {
   const MonotonicTime now = clock_.Now();
   MutexLock lock(mu_);
-  held_.requests -= cost.requests;
-  held_.items -= cost.items;
-  held_.tokens -= cost.tokens;
+  Subtract(held_, cost);
+  Subtract(ShareOf(cost.tenant).held, cost);
   drain_rate_.Add(cost, now);
   if (held_.requests == 0) changed_.SignalAll();  // with the lock: the destructor may be waiting
 }

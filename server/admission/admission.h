@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Decides at the door whether a request can be queued: bounded requests, items and tokens, and the
-// pages that its writes will need. What is refused here has cost nothing and changed nothing.
+// pages that its writes will need. A tenant's share of the queue is bounded, too. What is refused
+// here has cost nothing and changed nothing.
 //
 // Thread-safe.
 //
@@ -12,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/base/clock.h"
@@ -32,6 +34,11 @@ class Admission final : private TicketIssuer {
     int64_t max_queued_tokens = 1 << 20;  // query tokens
   };
 
+  // Of the queue, what one tenant's requests may hold at most; 0: no limit but the daemon's.
+  struct TenantLimits {
+    int64_t requests = 0, items = 0, tokens = 0;
+  };
+
   // Borrows all of them.
   Admission(KvCache& cache, Scheduler& scheduler, Metrics& metrics, const Clock& clock,
             const Options& options);
@@ -46,9 +53,15 @@ class Admission final : private TicketIssuer {
   // scheduler's thread even where no item is left to execute. A request larger than a limit is
   // taken where nothing else is queued. `request->times.received` must be set.
   //
-  // UNAVAILABLE where the queue is full (with a retry delay) or the daemon drains;
+  // UNAVAILABLE where the queue, or the tenant's share of it, is full (with a retry delay) or the
+  // daemon drains;
   // DEADLINE_EXCEEDED where the deadline has passed. `done` never runs then.
   absl::StatusOr<RequestId> Admit(std::unique_ptr<Request> request) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // From now on; what is held already stays.
+  void SetTenantLimits(TenantIndex tenant, const TenantLimits& limits) ABSL_LOCKS_EXCLUDED(mu_);
+  // Requests that the tenant's share refused since the daemon's start.
+  uint64_t refused(TenantIndex tenant) const ABSL_LOCKS_EXCLUDED(mu_);
 
   // From now on Admit refuses, and what it admitted before has been submitted: a WhenIdle that
   // follows comes after all of it.
@@ -58,8 +71,18 @@ class Admission final : private TicketIssuer {
  private:
   void Return(const QueueCost& cost) override ABSL_LOCKS_EXCLUDED(mu_);
 
+  struct TenantShare {
+    TenantLimits limits;
+    QueueCost held;
+    uint64_t refused = 0;
+  };
+
   // OK with the share taken, or why not.
   absl::Status Take(const QueueCost& cost) ABSL_LOCKS_EXCLUDED(mu_);
+  // OK where `cost` fits beside what is held. `whose` names the queue in the message.
+  absl::Status CheckRoom(const QueueCost& cost, const QueueCost& held, const TenantLimits& limits,
+                         const char* whose) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  TenantShare& ShareOf(TenantIndex tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReservePages(Request& request);
 
   KvCache& cache_;
@@ -70,6 +93,7 @@ class Admission final : private TicketIssuer {
   mutable Mutex mu_;
   CondVar changed_;
   QueueCost held_ ABSL_GUARDED_BY(mu_);
+  std::vector<TenantShare> shares_ ABSL_GUARDED_BY(mu_);  // by TenantIndex
   DrainRate drain_rate_ ABSL_GUARDED_BY(mu_);
   int64_t submitting_ ABSL_GUARDED_BY(mu_) = 0;  // calls of Admit between Take and Submit
   bool draining_ ABSL_GUARDED_BY(mu_) = false;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
+#include "kv_cache/error_detail.h"
 
 namespace attnd {
 namespace {
@@ -66,12 +67,14 @@ class StagingBuffer::Pool {
         pinned_(!devices_.front()->info().host_memory),
         limit_(limit.value()) {}
 
-  absl::StatusOr<Buffer> Take(uint64_t bytes, int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
+  absl::StatusOr<Buffer> Take(uint64_t bytes, int size_class, TenantIndex tenant)
+      ABSL_LOCKS_EXCLUDED(mu_) {
     const uint64_t capacity = CapacityOf(bytes, size_class);
     std::vector<Buffer> dropped;  // freed without the lock
     {
       MutexLock lock(mu_);
       if (capacity > limit_ - in_use_) return Exhausted(bytes);
+      ATTND_RETURN_IF_ERROR(Charge(capacity, bytes, tenant));
       in_use_ += capacity;
       if (size_class != kUnpooled && !free_[size_class].empty()) {
         Buffer memory = std::move(free_[size_class].back());
@@ -87,13 +90,16 @@ class StagingBuffer::Pool {
     if (memory.ok()) return memory;
     MutexLock lock(mu_);
     in_use_ -= capacity;
+    AccountOf(tenant).in_use -= capacity;
     return absl::IsResourceExhausted(memory.status()) ? Exhausted(bytes) : memory.status();
   }
 
-  void GiveBack(Buffer memory, uint64_t bytes, int size_class) ABSL_LOCKS_EXCLUDED(mu_) {
+  void GiveBack(Buffer memory, uint64_t bytes, int size_class, TenantIndex tenant)
+      ABSL_LOCKS_EXCLUDED(mu_) {
     const uint64_t capacity = CapacityOf(bytes, size_class);
     MutexLock lock(mu_);
     in_use_ -= capacity;
+    AccountOf(tenant).in_use -= capacity;
     if (size_class == kUnpooled) return;
     if (!pinned_ &&
         (free_[size_class].size() >= kMaxKeptPerClass || kept_ + capacity > kMaxKeptBytes)) {
@@ -108,8 +114,35 @@ class StagingBuffer::Pool {
     return in_use_;
   }
   uint64_t limit() const { return limit_; }
+  void SetTenantLimit(TenantIndex tenant, uint64_t limit) ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(mu_);
+    AccountOf(tenant).limit = limit;
+  }
 
  private:
+  struct Account {
+    uint64_t in_use = 0, limit = 0;  // capacities
+  };
+
+  Account& AccountOf(TenantIndex tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (tenant.value() >= accounts_.size()) accounts_.resize(tenant.value() + 1);
+    return accounts_[tenant.value()];
+  }
+  absl::Status Charge(uint64_t capacity, uint64_t bytes, TenantIndex tenant)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    Account& account = AccountOf(tenant);
+    if (account.limit > 0 && account.in_use + capacity > account.limit) {
+      return AttachErrorDetail(
+          absl::ResourceExhaustedError(absl::StrFormat(
+              "staging memory: asked for %u bytes, the tenant's requests hold %u of at most %u; "
+              "they are free again when these are answered",
+              bytes, account.in_use, account.limit)),
+          {.reason = ErrorReason::kTenantLimit});
+    }
+    account.in_use += capacity;
+    return absl::OkStatus();
+  }
+
   absl::Status Exhausted(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "staging memory: asked for %u bytes, %u of %u are in use; they are free again when the "
@@ -170,6 +203,7 @@ class StagingBuffer::Pool {
   mutable Mutex mu_;
   uint64_t in_use_ ABSL_GUARDED_BY(mu_) = 0;  // capacities, not what was asked for
   uint64_t kept_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<Account> accounts_ ABSL_GUARDED_BY(mu_);  // by TenantIndex
   std::vector<Buffer> slabs_ ABSL_GUARDED_BY(mu_);
   std::array<std::vector<Buffer>, kNumClasses> free_ ABSL_GUARDED_BY(mu_);
 };
@@ -181,12 +215,15 @@ StagingBuffer& StagingBuffer::operator=(StagingBuffer&& other) noexcept {
     memory_ = std::move(other.memory_);
     size_ = std::exchange(other.size_, Bytes(0));
     size_class_ = other.size_class_;
+    tenant_ = other.tenant_;
   }
   return *this;
 }
 
 void StagingBuffer::Release() {
-  if (memory_.data() != nullptr) pool_->GiveBack(std::move(memory_), size_.value(), size_class_);
+  if (memory_.data() != nullptr) {
+    pool_->GiveBack(std::move(memory_), size_.value(), size_class_, tenant_);
+  }
   size_ = Bytes(0);
   pool_.reset();
 }
@@ -195,11 +232,15 @@ Staging::Staging(std::vector<Device*> devices, Bytes limit)
     : pool_(std::make_shared<StagingBuffer::Pool>(std::move(devices), limit)) {}
 Staging::~Staging() = default;
 
-absl::StatusOr<StagingBuffer> Staging::Allocate(Bytes size) {
+absl::StatusOr<StagingBuffer> Staging::Allocate(Bytes size, TenantIndex tenant) {
   if (size.value() == 0) return StagingBuffer();
   const int size_class = ClassOf(size.value(), pool_->limit());
-  ATTND_ASSIGN_OR_RETURN(Buffer memory, pool_->Take(size.value(), size_class));
-  return StagingBuffer(pool_, std::move(memory), size, size_class);
+  ATTND_ASSIGN_OR_RETURN(Buffer memory, pool_->Take(size.value(), size_class, tenant));
+  return StagingBuffer(pool_, std::move(memory), size, size_class, tenant);
+}
+
+void Staging::SetTenantLimit(TenantIndex tenant, Bytes limit) {
+  pool_->SetTenantLimit(tenant, limit.value());
 }
 
 Bytes Staging::in_use() const { return Bytes(pool_->in_use()); }

@@ -5,8 +5,8 @@
 // A request's tensors are copied once, from the socket's slices into one staging buffer; kernels
 // write their output into another, which gRPC sends from without copying. The memory is the
 // device's, so that its kernels can address it: pinned for a GPU. Buffers are pooled by size class,
-// bounded in total, and come back when destroyed, from any thread. Contents are undefined at first.
-// Thread-safe.
+// bounded in total and for each tenant, and come back when destroyed, from any thread. Contents are
+// undefined at first. Thread-safe.
 //
 //   Staging staging({&device}, Bytes(2 << 30));
 //   absl::StatusOr<StagingBuffer> buffer = staging.Allocate(Bytes(1 << 20));
@@ -21,6 +21,7 @@
 #include "kernels/backend/device.h"
 #include "kernels/backend/host_memory.h"
 #include "kernels/base/units.h"
+#include "kv_cache/access.h"
 
 namespace attnd {
 
@@ -32,8 +33,13 @@ class StagingBuffer {
   class Pool;
 
   StagingBuffer() = default;
-  StagingBuffer(std::shared_ptr<Pool> pool, Buffer memory, Bytes size, int size_class)
-      : pool_(std::move(pool)), memory_(std::move(memory)), size_(size), size_class_(size_class) {}
+  StagingBuffer(std::shared_ptr<Pool> pool, Buffer memory, Bytes size, int size_class,
+                TenantIndex tenant)
+      : pool_(std::move(pool)),
+        memory_(std::move(memory)),
+        size_(size),
+        size_class_(size_class),
+        tenant_(tenant) {}
   StagingBuffer(StagingBuffer&& other) noexcept { *this = std::move(other); }
   StagingBuffer& operator=(StagingBuffer&& other) noexcept;
   ~StagingBuffer() { Release(); }
@@ -48,6 +54,7 @@ class StagingBuffer {
   Buffer memory_;
   Bytes size_;
   int size_class_ = 0;
+  TenantIndex tenant_;
 };
 
 class Staging {
@@ -57,9 +64,11 @@ class Staging {
   Staging(std::vector<Device*> devices, Bytes limit);
   ~Staging();
 
-  // RESOURCE_EXHAUSTED says how much was asked, is in use and is the limit. Size 0 gives an empty
-  // buffer.
-  absl::StatusOr<StagingBuffer> Allocate(Bytes size);
+  // RESOURCE_EXHAUSTED says how much was asked, is in use and is the limit, or the tenant's. Size 0
+  // gives an empty buffer.
+  absl::StatusOr<StagingBuffer> Allocate(Bytes size, TenantIndex tenant = {});
+  // The most that a tenant's requests may hold at a time; 0: the whole limit.
+  void SetTenantLimit(TenantIndex tenant, Bytes limit);
   Bytes in_use() const;
   Bytes limit() const;
 

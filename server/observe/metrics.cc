@@ -158,6 +158,8 @@ class Metrics::Impl {
       MakeCounter("attnd_tokens_written_total", "Tokens whose keys and values were stored.");
   Counter& tokens_attended = MakeCounter("attnd_tokens_attended_total", "Query tokens attended.");
   Counter& sessions_resumed = MakeCounter("attnd_sessions_resumed_total", "Sessions resumed.");
+  Counter& unauthenticated =
+      MakeCounter("attnd_unauthenticated_total", "Calls without a good bearer token.");
   Counter& leases_expired =
       MakeCounter("attnd_leases_expired_total", "Sessions closed at the end of their lease.");
 
@@ -217,6 +219,7 @@ void Metrics::RecordLaunch(const LaunchRecord& launch) {
 }
 
 void Metrics::RecordSessionResumed() { impl_->sessions_resumed.Increment(); }
+void Metrics::RecordUnauthenticated() { impl_->unauthenticated.Increment(); }
 void Metrics::RecordLeaseExpired() { impl_->leases_expired.Increment(); }
 
 void Metrics::SetSampler(std::function<GaugeSample()> sampler) {

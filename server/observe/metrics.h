@@ -68,6 +68,8 @@ class Metrics {
   void RecordRefusal(Refusal reason);
   void RecordLaunch(const LaunchRecord& launch);
   void RecordSessionResumed();
+  // A call without a good token.
+  void RecordUnauthenticated();
   void RecordLeaseExpired();
 
   // Called before each Serialize; set once, before serving.

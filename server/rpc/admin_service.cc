@@ -63,44 +63,82 @@ class AdminServiceImpl final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* call,
                                          const v1::ListSessionsRequest*,
                                          v1::ListSessionsResponse* response) override {
-    for (const SessionInfo& info : context_.cache.ListSessions()) {
-      ToProto(info, *response->add_sessions());
-    }
-    return ReplyNow(call, absl::OkStatus());
+    return Serve(context_, call, "ListSessions", Right::kObserve, [&](const Caller& caller) {
+      for (const SessionInfo& info : context_.cache.ListSessions()) {
+        if (MaySee(caller, info.tenant)) ToProto(info, *response->add_sessions());
+      }
+      return absl::OkStatus();
+    });
   }
 
   grpc::ServerUnaryReactor* CheckIntegrity(grpc::CallbackServerContext* call,
                                            const v1::CheckIntegrityRequest*,
                                            v1::CheckIntegrityResponse* response) override {
-    const absl::StatusOr<KvCache::IntegrityReport> report = context_.cache.CheckIntegrity();
-    if (report.ok()) {
-      response->set_pages_checked(report->pages_checked);
-      response->set_sequences_checked(report->sequences_checked);
-    }
-    return ReplyNow(call, report.status());
+    return Serve(context_, call, "CheckIntegrity", Right::kOperate, [&](const Caller&) {
+      const absl::StatusOr<KvCache::IntegrityReport> report = context_.cache.CheckIntegrity();
+      if (report.ok()) {
+        response->set_pages_checked(report->pages_checked);
+        response->set_sequences_checked(report->sequences_checked);
+      }
+      return report.status();
+    });
   }
 
  private:
+  void FillOwn(const Caller& caller, const KvCacheStats& cache,
+               v1::GetStatsResponse& response) const;
+  // What concerns the daemon as a whole.
+  void FillCommon(const KvCacheStats& cache, v1::GetStatsResponse& response) const;
+
   const ServiceContext& context_;
 };
 
 grpc::ServerUnaryReactor* AdminServiceImpl::GetStats(grpc::CallbackServerContext* call,
                                                      const v1::GetStatsRequest*,
                                                      v1::GetStatsResponse* response) {
-  const Duration uptime = context_.clock.Now() - context_.started;
-  response->set_version(context_.version);
-  response->set_uptime_seconds(std::chrono::duration<double>(uptime).count());
-  response->set_backend(context_.backend.capabilities().backend);
-  response->set_device(context_.devices.front().device->info().name);
-  response->set_draining(context_.admission.draining());
-  response->set_resident_bytes(ResidentBytes());
+  return Serve(context_, call, "GetStats", Right::kObserve, [&](const Caller& caller) {
+    const Duration uptime = context_.clock.Now() - context_.started;
+    response->set_version(context_.version);
+    response->set_uptime_seconds(std::chrono::duration<double>(uptime).count());
+    response->set_backend(context_.backend.capabilities().backend);
+    response->set_device(context_.devices.front().device->info().name);
+    response->set_draining(context_.admission.draining());
+    const KvCacheStats cache = context_.cache.Stats();
+    FillOwn(caller, cache, *response);
+    if (caller.sees_all()) FillCommon(cache, *response);
+    return absl::OkStatus();
+  });
+}
 
-  const KvCacheStats cache = context_.cache.Stats();
-  response->set_pool_bytes(cache.pool_bytes.value());
-  response->set_pool_free_bytes(cache.pool_free_bytes.value());
+// What is each tenant's own.
+void AdminServiceImpl::FillOwn(const Caller& caller, const KvCacheStats& cache,
+                               v1::GetStatsResponse& response) const {
+  for (const CacheInfo& info : cache.caches) {
+    if (MaySee(caller, info.tenant)) ToProto(info, *response.add_caches());
+  }
+  int64_t sessions = 0, sequences = 0;
+  for (const TenantInfo& info : cache.tenants) {
+    if (!MaySee(caller, info.tenant)) continue;
+    sessions += info.sessions;
+    sequences += info.sequences;
+    // The one of everybody has nothing where callers are told apart.
+    if (context_.tenants.enabled() && info.name.empty()) continue;
+    ToProto(info, context_.admission.refused(info.tenant), *response.add_tenants());
+    response.set_pool_bytes(info.limits.kv_bytes.value());
+    response.set_pool_free_bytes(info.limits.kv_bytes.value() -
+                                 std::min(info.limits.kv_bytes, info.kv_bytes).value());
+  }
+  response.set_sessions(sessions);
+  response.set_sequences(sequences);
+}
+
+void AdminServiceImpl::FillCommon(const KvCacheStats& cache, v1::GetStatsResponse& response) const {
+  response.set_resident_bytes(ResidentBytes());
+  response.set_pool_bytes(cache.pool_bytes.value());
+  response.set_pool_free_bytes(cache.pool_free_bytes.value());
   for (size_t i = 0; i < cache.pools.size(); ++i) {
     const PoolStats& pool = cache.pools[i];
-    v1::DeviceStats& device = *response->add_devices();
+    v1::DeviceStats& device = *response.add_devices();
     device.set_name(context_.devices[i].device->info().name);
     device.set_pool_bytes(pool.bytes.value());
     device.set_pool_free_bytes(pool.free_bytes.value());
@@ -108,45 +146,43 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetStats(grpc::CallbackServerContext
     device.set_failure(pool.failure);
     device.set_host_memory(context_.devices[i].device->info().host_memory);
   }
-  for (const CacheInfo& info : cache.caches) ToProto(info, *response->add_caches());
-  response->set_sessions(cache.num_sessions);
-  response->set_sequences(cache.num_sequences);
-  response->set_prefix_tokens_queried_total(cache.prefix_tokens_queried_total);
-  response->set_prefix_tokens_matched_total(cache.prefix_tokens_matched_total);
-  response->set_prefix_pages_evicted_total(cache.prefix_pages_evicted_total);
+  response.set_prefix_tokens_queried_total(cache.prefix_tokens_queried_total);
+  response.set_prefix_tokens_matched_total(cache.prefix_tokens_matched_total);
+  response.set_prefix_pages_evicted_total(cache.prefix_pages_evicted_total);
 
   const Scheduler::Stats scheduler = context_.scheduler.stats();
-  response->set_queued_items(scheduler.queued_items);
-  response->set_queued_tokens(scheduler.queued_tokens);
+  response.set_queued_items(scheduler.queued_items);
+  response.set_queued_tokens(scheduler.queued_tokens);
 
   const Metrics::Totals totals = context_.metrics.totals();
-  response->set_requests_total(totals.requests);
-  response->set_items_total(totals.items);
-  response->set_launches_total(totals.launches);
-  response->set_tokens_written_total(totals.tokens_written);
-  response->set_tokens_attended_total(totals.tokens_attended);
-  response->set_kernel_seconds_total(totals.kernel_seconds);
-  return ReplyNow(call, absl::OkStatus());
+  response.set_requests_total(totals.requests);
+  response.set_items_total(totals.items);
+  response.set_launches_total(totals.launches);
+  response.set_tokens_written_total(totals.tokens_written);
+  response.set_tokens_attended_total(totals.tokens_attended);
+  response.set_kernel_seconds_total(totals.kernel_seconds);
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::Drain(grpc::CallbackServerContext* call,
                                                   const v1::DrainRequest* request,
                                                   v1::DrainResponse* response) {
-  absl::StatusOr<Duration> timeout = DurationFromMs(request->timeout_ms(), "timeout_ms");
-  if (!timeout.ok()) return ReplyNow(call, timeout.status());
-  if (*timeout == Duration::zero()) *timeout = context_.drain_timeout;
-  context_.start_draining();
+  return ServeLater(
+      context_, call, "Drain", Right::kOperate, [=, this](const Caller&, const Reply& reply) {
+        absl::StatusOr<Duration> timeout = DurationFromMs(request->timeout_ms(), "timeout_ms");
+        if (!timeout.ok()) return reply.Send(timeout.status());
+        if (*timeout == Duration::zero()) *timeout = context_.drain_timeout;
+        context_.start_draining();
 
-  const Reply reply(call);
-  auto wait = std::make_shared<DrainWait>(context_, reply, *response);
-  const Duration most = std::chrono::hours(24 * 365);
-  const auto deadline = std::chrono::system_clock::now() + std::min(*timeout, most);
-  auto alarm = std::make_unique<grpc::Alarm>();
-  alarm->Set(std::chrono::time_point_cast<std::chrono::system_clock::duration>(deadline),
-             [wait](bool) mutable { std::exchange(wait, nullptr)->End(/*complete=*/false); });
-  // The alarm is cancelled, and its callback runs, when this closure goes.
-  context_.scheduler.WhenIdle([wait, alarm = std::move(alarm)] { wait->End(/*complete=*/true); });
-  return reply.reactor();
+        auto wait = std::make_shared<DrainWait>(context_, reply, *response);
+        const Duration most = std::chrono::hours(24 * 365);
+        const auto deadline = std::chrono::system_clock::now() + std::min(*timeout, most);
+        auto alarm = std::make_unique<grpc::Alarm>();
+        alarm->Set(std::chrono::time_point_cast<std::chrono::system_clock::duration>(deadline),
+                   [wait](bool) mutable { std::exchange(wait, nullptr)->End(/*complete=*/false); });
+        // The alarm is cancelled, and its callback runs, when this closure goes.
+        context_.scheduler.WhenIdle(
+            [wait, alarm = std::move(alarm)] { wait->End(/*complete=*/true); });
+      });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "server/rpc/attend_exchange.h"
 #include "server/rpc/attention_calls.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/identify.h"
 
 namespace attnd {
 namespace {
@@ -30,6 +31,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   // Runs before gRPC knows this reactor: until the method returns it, a Finish from another thread
   // is kept back, and neither OnCancel nor OnDone can come. So nothing here races with them.
   void Start(const grpc::ByteBuffer* message) {
+    const absl::StatusOr<Caller> caller = Identify(context_, *call_, Right::kAttend);
+    if (!caller.ok()) {
+      Finish(ToGrpcStatus(exchange_.Refuse(caller.status()), *call_));
+      return;
+    }
+    exchange_.SetCaller(*caller);
     absl::StatusOr<std::unique_ptr<Request>> request =
         exchange_.Prepare(*message, DeadlineOf(*call_, context_.clock));
     // The tensors are in staging: a large message need not wait in memory for the call to end. gRPC

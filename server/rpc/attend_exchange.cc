@@ -98,6 +98,7 @@ absl::StatusOr<std::unique_ptr<Request>> Exchange::Stage(PreparedBatch batch,
   }
   if (batch_.items.empty()) return nullptr;
   auto request = std::make_unique<Request>();
+  request->tenant = caller_.tenant;
   ATTND_RETURN_IF_ERROR(batch_.Stage(tensor_data, context_.staging, *request));
   request->deadline = deadline;
   request->times.received = received_;
@@ -131,7 +132,8 @@ absl::StatusOr<std::unique_ptr<Request>> AttendExchange::Prepare(const grpc::Byt
   auto* header = arena.New<v1::AttendRequest>();
   ATTND_RETURN_IF_ERROR(ParseHeader(wire, *header));
   request_id_ = header->request_id();
-  const ValidationContext validation{context_.cache, context_.backend, context_.limits};
+  const ValidationContext validation{context_.cache, context_.backend, context_.limits,
+                                     caller_.tenant};
   ATTND_ASSIGN_OR_RETURN(PreparedBatch batch,
                          ValidateAttend(*header, wire.tensor_bytes, validation));
   return Stage(std::move(batch), wire.tensor_data, deadline);
@@ -176,7 +178,8 @@ absl::StatusOr<std::unique_ptr<Request>> FlashExchange::Prepare(const grpc::Byte
   CallArena arena;
   auto* header = arena.New<v1::FlashAttentionRequest>();
   ATTND_RETURN_IF_ERROR(ParseHeader(wire, *header));
-  const ValidationContext validation{context_.cache, context_.backend, context_.limits};
+  const ValidationContext validation{context_.cache, context_.backend, context_.limits,
+                                     caller_.tenant};
   ATTND_ASSIGN_OR_RETURN(PreparedBatch batch,
                          ValidateFlashAttention(*header, wire.tensor_bytes, validation));
 

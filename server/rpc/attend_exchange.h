@@ -7,6 +7,7 @@
 // thread answers.
 //
 //   AttendExchange exchange(context);
+//   exchange.SetCaller(caller);
 //   auto request = exchange.Prepare(message, deadline);     // null: nothing is left to run
 //   request->done = [&](std::unique_ptr<Request> done) { Send(exchange.Respond(std::move(done)));
 //   };
@@ -32,6 +33,9 @@ class Exchange {
   Exchange(const ServiceContext& context, Method method)
       : context_(context), method_(method), received_(context.clock.Now()) {}
 
+  // Who calls, to be set before Prepare.
+  void SetCaller(const Caller& caller) { caller_ = caller; }
+
   // Counts a call that ends without a response, and gives its status back.
   absl::Status Refuse(absl::Status status);
 
@@ -47,6 +51,7 @@ class Exchange {
   const ServiceContext& context_;
   const Method method_;
   const MonotonicTime received_;
+  Caller caller_;
   PreparedBatch batch_;  // without its items, which the request has
 };
 

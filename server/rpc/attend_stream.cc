@@ -8,11 +8,19 @@
 #include "kernels/base/mutex.h"
 #include "server/rpc/attend_exchange.h"
 #include "server/rpc/attention_calls.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/identify.h"
 
 namespace attnd {
 namespace {
 
 using grpc::ByteBuffer;
+
+class RefusedStream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
+ public:
+  explicit RefusedStream(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
 
 // Many requests in flight on one stream, answered in order of completion.
 //
@@ -23,8 +31,9 @@ using grpc::ByteBuffer;
 // later.
 class AttendStream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
  public:
-  AttendStream(const ServiceContext& context, const grpc::CallbackServerContext& call)
-      : context_(context), deadline_(DeadlineOf(call, context.clock)) {
+  AttendStream(const ServiceContext& context, const grpc::CallbackServerContext& call,
+               const Caller& caller)
+      : context_(context), deadline_(DeadlineOf(call, context.clock)), caller_(caller) {
     StartRead(&incoming_);
   }
 
@@ -57,6 +66,7 @@ class AttendStream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer
 
   const ServiceContext& context_;
   const MonotonicTime deadline_;
+  Caller caller_;        // of one Serve after another
   ByteBuffer incoming_;  // gRPC's while a read is under way, then Serve's
 
   Mutex mu_;
@@ -92,7 +102,11 @@ void AttendStream::OnReadDone(bool ok) {
 void AttendStream::Serve() {
   auto owned = std::make_unique<InFlight>(context_);
   AttendExchange& exchange = owned->exchange;
-  absl::StatusOr<std::unique_ptr<Request>> request = exchange.Prepare(incoming_, deadline_);
+  // A token may be taken away while the stream lasts.
+  const absl::Status still_known = context_.tenants.Revalidate(caller_);
+  exchange.SetCaller(caller_);
+  absl::StatusOr<std::unique_ptr<Request>> request =
+      still_known.ok() ? exchange.Prepare(incoming_, deadline_) : still_known;
   incoming_.Clear();
   if (!request.ok()) {
     Send(exchange.RespondRefused(exchange.Refuse(request.status())));
@@ -215,7 +229,12 @@ void AttendStream::Run(const Actions& actions) {
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartAttendStream(
     const ServiceContext& context, grpc::CallbackServerContext* call) {
-  return new AttendStream(context, *call);
+  const absl::StatusOr<Caller> caller = Identify(context, *call, Right::kAttend);
+  if (!caller.ok()) {
+    return new RefusedStream(
+        ToGrpcStatus(Exchange(context, Method::kAttend).Refuse(caller.status()), *call));
+  }
+  return new AttendStream(context, *call, *caller);
 }
 
 }  // namespace attnd

@@ -9,6 +9,7 @@
 #include "kv_cache/geometry.h"
 #include "server/rpc/attention_calls.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/reply.h"
 #include "server/rpc/services.h"
 
 namespace attnd {
@@ -45,40 +46,46 @@ class AttentionServiceImpl final : public AttentionServiceBase {
   }
 
  private:
+  void Fill(v1::GetCapabilitiesResponse& response) const;
+
   const ServiceContext& context_;
 };
 
 grpc::ServerUnaryReactor* AttentionServiceImpl::GetCapabilities(
     grpc::CallbackServerContext* call, const v1::GetCapabilitiesRequest*,
     v1::GetCapabilitiesResponse* response) {
+  return Serve(context_, call, "GetCapabilities", Right::kObserve, [&](const Caller&) {
+    Fill(*response);
+    return absl::OkStatus();
+  });
+}
+
+void AttentionServiceImpl::Fill(v1::GetCapabilitiesResponse& response) const {
   const Capabilities& capabilities = context_.backend.capabilities();
-  response->set_version(context_.version);
-  response->set_backend(capabilities.backend);
-  response->set_isa(capabilities.isa);
-  response->set_device(context_.devices.front().device->info().name);
+  response.set_version(context_.version);
+  response.set_backend(capabilities.backend);
+  response.set_isa(capabilities.isa);
+  response.set_device(context_.devices.front().device->info().name);
   for (const auto& [q, kv] : capabilities.dtypes) {
-    v1::DTypePair& pair = *response->add_dtypes();
+    v1::DTypePair& pair = *response.add_dtypes();
     pair.set_q(ToProto(q));
     pair.set_kv(ToProto(kv));
   }
   for (const auto& [k, v] : capabilities.head_dims) {
-    v1::HeadDimPair& pair = *response->add_head_dims();
+    v1::HeadDimPair& pair = *response.add_head_dims();
     pair.set_k(k);
     pair.set_v(v);
   }
-  response->set_any_head_dim(capabilities.any_head_dims);
-  response->set_max_head_dim(capabilities.max_head_dim);
-  response->set_max_page_size_tokens(
+  response.set_any_head_dim(capabilities.any_head_dims);
+  response.set_max_head_dim(capabilities.max_head_dim);
+  response.set_max_page_size_tokens(
       std::min<int64_t>(capabilities.max_page_size_tokens, kMaxPageSizeTokens));
   for (Feature feature : kAllFeatures) {
-    if (capabilities.features.Has(feature)) response->add_features(std::string(Name(feature)));
+    if (capabilities.features.Has(feature)) response.add_features(std::string(Name(feature)));
   }
-  response->set_max_items_per_request(context_.limits.max_items);
-  response->set_max_tokens_per_request(context_.limits.max_tokens);
-  response->set_max_message_bytes(context_.limits.max_message_bytes);
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  response.set_max_items_per_request(context_.limits.max_items);
+  response.set_max_tokens_per_request(context_.limits.max_tokens);
+  response.set_max_message_bytes(context_.limits.max_message_bytes);
 }
 
 }  // namespace

@@ -48,26 +48,32 @@ class CacheServiceImpl final : public v1::CacheService::CallbackService {
   grpc::ServerUnaryReactor* OpenCache(grpc::CallbackServerContext* call,
                                       const v1::OpenCacheRequest* request,
                                       v1::OpenCacheResponse* response) override {
-    return ReplyNow(call, Open(*request, *response));
+    return Serve(context_, call, "OpenCache", Right::kAttend,
+                 [&](const Caller& caller) { return Open(caller, *request, *response); });
   }
 
   grpc::ServerUnaryReactor* CloseCache(grpc::CallbackServerContext* call,
                                        const v1::CloseCacheRequest* request,
                                        v1::CloseCacheResponse*) override {
-    return ReplyNow(call, context_.cache.CloseCache(FromProto<CacheId>(request->cache())));
+    return Serve(context_, call, "CloseCache", Right::kAttend, [&](const Caller& caller) {
+      return context_.cache.CloseCache(FromProto<CacheId>(request->cache()), caller.tenant);
+    });
   }
 
   grpc::ServerUnaryReactor* ListCaches(grpc::CallbackServerContext* call,
                                        const v1::ListCachesRequest*,
                                        v1::ListCachesResponse* response) override {
-    for (const CacheInfo& info : context_.cache.Stats().caches) {
-      ToProto(info, *response->add_caches());
-    }
-    return ReplyNow(call, absl::OkStatus());
+    return Serve(context_, call, "ListCaches", Right::kObserve, [&](const Caller& caller) {
+      for (const CacheInfo& info : context_.cache.Stats().caches) {
+        if (MaySee(caller, info.tenant)) ToProto(info, *response->add_caches());
+      }
+      return absl::OkStatus();
+    });
   }
 
  private:
-  absl::Status Open(const v1::OpenCacheRequest& request, v1::OpenCacheResponse& response) {
+  absl::Status Open(const Caller& caller, const v1::OpenCacheRequest& request,
+                    v1::OpenCacheResponse& response) {
     ATTND_RETURN_IF_ERROR(RefuseWhileDraining(context_.admission));
     if (request.page_quota() < 0) {
       return absl::InvalidArgumentError(absl::StrCat("page_quota: ", request.page_quota(),
@@ -79,7 +85,8 @@ class CacheServiceImpl final : public v1::CacheService::CallbackService {
     ATTND_RETURN_IF_ERROR(CheckServed(context_.backend, geometry));
     ATTND_ASSIGN_OR_RETURN(
         const KvCache::OpenedCache opened,
-        context_.cache.OpenCache(request.name(), geometry, PageCount(request.page_quota())));
+        context_.cache.OpenCache(request.name(), geometry, PageCount(request.page_quota()),
+                                 caller.tenant));
     ToProto(opened.info.cache, *response.mutable_cache());
     ToProto(opened.info, *response.mutable_info());
     response.set_created(opened.created);

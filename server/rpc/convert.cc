@@ -69,6 +69,7 @@ void ToProto(const CacheInfo& info, v1::CacheInfo& proto) {
   proto.set_slab_bytes(info.layout.slab_bytes().value());
   proto.set_page_bytes(info.layout.page_bytes);
   proto.set_sequences(info.num_sequences);
+  proto.set_tenant(info.tenant_name);
 }
 
 void ToProto(SequenceInfo info, v1::SequenceInfo& proto) {
@@ -82,6 +83,20 @@ void ToProto(SequenceInfo info, v1::SequenceInfo& proto) {
   proto.set_client_state_version(info.client_state_version);
 }
 
+void ToProto(const TenantInfo& info, uint64_t refused_by_queue, v1::TenantStats& proto) {
+  proto.set_name(info.name);
+  proto.set_kv_bytes(info.kv_bytes.value());
+  proto.set_kv_bytes_limit(info.limits.kv_bytes.value());
+  proto.set_caches(info.caches);
+  proto.set_caches_limit(info.limits.caches);
+  proto.set_sessions(info.sessions);
+  proto.set_sessions_limit(info.limits.sessions);
+  proto.set_sequences(info.sequences);
+  proto.set_sequences_limit(info.limits.sequences);
+  proto.set_refused_total(info.refused_kv_bytes + info.refused_caches + info.refused_sessions +
+                          info.refused_sequences + refused_by_queue);
+}
+
 void ToProto(const SessionInfo& info, v1::SessionInfo& proto) {
   ToProto(info.session, *proto.mutable_session());
   proto.set_label(info.label);
@@ -89,6 +104,7 @@ void ToProto(const SessionInfo& info, v1::SessionInfo& proto) {
   proto.set_sequences(info.num_sequences);
   proto.set_lease_ms(ToMs(info.lease));
   proto.set_lease_remaining_ms(ToMs(info.lease_remaining));
+  proto.set_tenant(info.tenant_name);
 }
 
 absl::StatusOr<Duration> DurationFromMs(int64_t ms, absl::string_view field) {

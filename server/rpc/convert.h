@@ -33,10 +33,12 @@ void ToProto(const Id& id, v1::Id& proto) {
   proto.set_handle(static_cast<uint64_t>(id.object.generation) << 32 | id.object.slot);
 }
 
-// Who asks: of any request with the fields `session` and `epoch`.
+// Who asks: of any request with the fields `session` and `epoch`, by its caller.
 template <typename Request>
-SessionRef AskedBy(const Request& request) {
-  return {.session = FromProto<SessionId>(request.session()), .epoch = request.epoch()};
+SessionRef AskedBy(const Request& request, TenantIndex tenant) {
+  return {.session = FromProto<SessionId>(request.session()),
+          .epoch = request.epoch(),
+          .tenant = tenant};
 }
 
 v1::DType ToProto(DType dtype);
@@ -47,6 +49,7 @@ absl::StatusOr<CacheGeometry> FromProto(const v1::CacheGeometry& proto);
 void ToProto(const CacheGeometry& geometry, v1::CacheGeometry& proto);
 void ToProto(const CacheInfo& info, v1::CacheInfo& proto);
 void ToProto(SequenceInfo info, v1::SequenceInfo& proto);
+void ToProto(const TenantInfo& info, uint64_t refused_by_queue, v1::TenantStats& proto);
 void ToProto(const SessionInfo& info, v1::SessionInfo& proto);
 
 // Durations on the wire are whole milliseconds, rounded down: a lease never looks longer than it

@@ -63,11 +63,11 @@ bool IsLoopback(const ListenAddress& address) {
   return inet_pton(AF_INET6, address.host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
-absl::Status CheckPlainTextAllowed(const ListenAddress& address, bool insecure) {
+absl::Status CheckPlainTextAllowed(const ListenAddress& address, bool insecure,
+                                   absl::string_view remedy) {
   if (insecure || IsLoopback(address)) return absl::OkStatus();
   return InvalidAddress(DialString(address, address.port),
-                        "is not a loopback address, and traffic is neither encrypted nor "
-                        "authenticated; --insecure_listen allows it where the network is trusted");
+                        absl::StrCat("is not a loopback address: ", remedy));
 }
 
 }  // namespace attnd

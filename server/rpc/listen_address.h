@@ -6,7 +6,7 @@
 // trusted. Pure functions, safe from any thread.
 //
 //   ATTND_ASSIGN_OR_RETURN(ListenAddress address, ParseListenAddress("127.0.0.1:7450"));
-//   ATTND_RETURN_IF_ERROR(CheckPlainTextAllowed(address, options.insecure_listen));
+//   ATTND_RETURN_IF_ERROR(CheckPlainTextAllowed(address, options.insecure, kPlainTextListen));
 #pragma once
 
 #include <string>
@@ -32,7 +32,12 @@ std::string DialString(const ListenAddress& address, int port);
 
 bool IsLoopback(const ListenAddress& address);
 
-// INVALID_ARGUMENT for a TCP address other than loopback, unless `insecure` allows it.
-absl::Status CheckPlainTextAllowed(const ListenAddress& address, bool insecure);
+inline constexpr absl::string_view kPlainTextListen =
+    "it needs TLS (--tls_cert, --tls_key), or --insecure where the network itself is trusted";
+
+// INVALID_ARGUMENT for a TCP address other than loopback, unless `insecure` allows it; says
+// `remedy`.
+absl::Status CheckPlainTextAllowed(const ListenAddress& address, bool insecure,
+                                   absl::string_view remedy);
 
 }  // namespace attnd

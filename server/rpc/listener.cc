@@ -88,7 +88,7 @@ absl::Status ClearUnixPath(const std::string& path) {
   return absl::OkStatus();
 }
 
-void Configure(const ListenerOptions& options, const std::string& address,
+void Configure(const ListenerOptions& options, const std::string& address, bool reflection,
                grpc::ServerBuilder& builder) {
   // Twice our own limit: what lies between gets an error with details from us, and no message is
   // buffered beyond that.
@@ -104,14 +104,14 @@ void Configure(const ListenerOptions& options, const std::string& address,
   // Clients may ask every ten seconds whether we are still there, calls or none.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  // Two daemons on one port would share its connections silently.
   // Tensors come in frames of 16 KiB unless told otherwise; a small call waits for one at most.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
+  // Two daemons on one port would share its connections silently.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // The synchronous API serves nothing but reflection.
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
-  if (!options.reflection) builder.SetOption(std::make_unique<NoReflection>());
+  if (!reflection) builder.SetOption(std::make_unique<NoReflection>());
 }
 
 }  // namespace
@@ -120,20 +120,27 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(const std::string& add
                                                           const ListenerOptions& options,
                                                           const ServiceContext& context) {
   ATTND_ASSIGN_OR_RETURN(const ListenAddress parsed, ParseListenAddress(address));
-  ATTND_RETURN_IF_ERROR(CheckPlainTextAllowed(parsed, options.insecure_tcp));
+  const bool with_tls = options.tls != nullptr && !parsed.is_unix;
+  ATTND_RETURN_IF_ERROR(
+      CheckPlainTextAllowed(parsed, options.insecure || with_tls, kPlainTextListen));
   if (parsed.is_unix) ATTND_RETURN_IF_ERROR(ClearUnixPath(parsed.path));
 
   grpc::EnableDefaultHealthCheckService(true);
   std::unique_ptr<Listener> listener(new Listener());
   listener->services_ = MakeServices(context);
   grpc::ServerBuilder builder;
-  Configure(options, address, builder);
+  Configure(options, address, options.reflection && IsLoopback(parsed), builder);
   for (const std::unique_ptr<grpc::Service>& service : listener->services_) {
     builder.RegisterService(service.get());
   }
   int port = 0;
-  builder.AddListeningPort(DialString(parsed, parsed.port), grpc::InsecureServerCredentials(),
-                           &port);
+  Metrics& metrics = context.metrics;
+  builder.AddListeningPort(
+      DialString(parsed, parsed.port),
+      with_tls ? options.tls->ForListener(context.tenants,
+                                          [&metrics] { metrics.RecordUnauthenticated(); })
+               : grpc::InsecureServerCredentials(),
+      &port);
   // The socket is never open to others, not even between bind and a chmod. The mask is the
   // process's, so that a file made by another thread just now is the owner's alone, too.
   const mode_t old_mask = parsed.is_unix ? umask(kOwnerOnly) : mode_t{0};

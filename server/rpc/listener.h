@@ -24,6 +24,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/units.h"
 #include "server/rpc/service_context.h"
+#include "server/rpc/tls_credentials.h"
 
 namespace attnd {
 
@@ -31,8 +32,11 @@ struct ListenerOptions {
   Bytes max_message_bytes;
   // Of messages that gRPC holds before anyone can look at them, all connections together.
   Bytes buffer_limit;
-  bool insecure_tcp = false;
-  bool reflection = true;
+  // Of TCP listeners; null: plain text, which other addresses than loopback ones need `insecure`
+  // for.
+  const TlsCredentials* tls = nullptr;
+  bool insecure = false;
+  bool reflection = true;  // on loopback and Unix sockets; elsewhere there is none
 };
 
 class Listener {

@@ -19,6 +19,7 @@
 #include "server/observe/metrics.h"
 #include "server/rpc/validate.h"
 #include "server/scheduler/scheduler.h"
+#include "server/security/tenant_registry.h"
 
 namespace attnd {
 
@@ -30,6 +31,7 @@ struct ServiceContext {
   std::span<const PlatformDevice> devices;
   Staging& staging;
   Metrics& metrics;
+  const TenantRegistry& tenants;
   const Clock& clock;
 
   RequestLimits limits;

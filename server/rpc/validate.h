@@ -48,6 +48,7 @@ struct ValidationContext {
   KvCache& cache;
   const AttentionBackend& backend;
   const RequestLimits& limits;
+  TenantIndex tenant{};  // who asks
 };
 
 // Where one item's tensors lie: the first six in the input staging buffer, the others in the
@@ -77,7 +78,8 @@ struct PreparedBatch {
   Phase phase = Phase::kDecode;
 
   // Allocates both staging buffers, copies the tensors into the first, points the items at them and
-  // moves all three into `request`. RESOURCE_EXHAUSTED where staging memory is used up.
+  // moves all three into `request`. RESOURCE_EXHAUSTED where staging memory, or the share of it
+  // that `request.tenant` has, is used up.
   absl::Status Stage(std::span<const ByteRange> tensor_data, Staging& staging, Request& request);
 };
 

@@ -23,7 +23,7 @@ absl::Status CheckRequest(const v1::AttendRequest& request, const ValidationCont
                                                    " are served in one request"));
   }
   // Also starts the lease anew.
-  const SessionRef by = AskedBy(request);
+  const SessionRef by = AskedBy(request, context.tenant);
   return context.cache.RenewLease(by).status();
 }
 
@@ -51,7 +51,7 @@ class AttendValidator {
   AttendValidator(const v1::AttendRequest& request, uint64_t tensor_bytes,
                   const ValidationContext& context, PreparedBatch& batch)
       : request_(request),
-        by_(AskedBy(request)),
+        by_(AskedBy(request, context.tenant)),
         tensor_bytes_(tensor_bytes),
         context_(context),
         batch_(batch) {}
@@ -255,8 +255,10 @@ absl::StatusOr<PreparedBatch> ValidateAttend(const v1::AttendRequest& request,
 
 absl::Status PreparedBatch::Stage(std::span<const ByteRange> tensor_data, Staging& staging,
                                   Request& request) {
-  ATTND_ASSIGN_OR_RETURN(request.input, staging.Allocate(Bytes(input.total_bytes())));
-  ATTND_ASSIGN_OR_RETURN(request.output, staging.Allocate(Bytes(output.total_bytes())));
+  ATTND_ASSIGN_OR_RETURN(request.input,
+                         staging.Allocate(Bytes(input.total_bytes()), request.tenant));
+  ATTND_ASSIGN_OR_RETURN(request.output,
+                         staging.Allocate(Bytes(output.total_bytes()), request.tenant));
   std::byte* const in = request.input.data();
   std::byte* const out = request.output.data();
   input.CopyTo(tensor_data, in);

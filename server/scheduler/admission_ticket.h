@@ -8,9 +8,13 @@
 #include <cstdint>
 #include <utility>
 
+#include "kv_cache/access.h"
+
 namespace attnd {
 
+// Of one tenant's requests.
 struct QueueCost {
+  TenantIndex tenant{};
   int64_t requests = 0;
   int64_t items = 0;
   int64_t tokens = 0;

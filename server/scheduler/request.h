@@ -44,6 +44,7 @@ struct RequestTimes {
 struct Request {
   std::vector<WorkItem> items;
   std::vector<PageReservation> reservations;  // one per item; empty ones for dense items and reads
+  TenantIndex tenant{};                       // whose queue share it takes
   AdmissionTicket ticket;
   StagingBuffer input, output;
   MonotonicTime deadline = kNoDeadline;

@@ -22,8 +22,8 @@ TEST(ErrorDetailTest, ComesBackAsItWasAttached) {
 TEST(ErrorDetailTest, LaterOneReplacesTheFormer) {
   absl::Status status =
       AttachErrorDetail(absl::AbortedError(""), {.reason = ErrorReason::kStaleId});
-  status = AttachErrorDetail(std::move(status), {.reason = ErrorReason::kSuperseded});
-  EXPECT_EQ(GetErrorDetail(status)->reason, ErrorReason::kSuperseded);
+  status = AttachErrorDetail(std::move(status), {.reason = ErrorReason::kTenantLimit});
+  EXPECT_EQ(GetErrorDetail(status)->reason, ErrorReason::kTenantLimit);
 }
 
 TEST(ErrorDetailTest, NothingWhereNoneWasAttached) {

@@ -29,7 +29,8 @@ constexpr int kIntegrityInterval = 50;
 
 class Round : public PropertyPrefixes {
  public:
-  Round(uint64_t seed, bool poison) : PropertyPrefixes(seed, poison) {
+  Round(uint64_t seed, bool poison, int64_t limit_superblocks)
+      : PropertyPrefixes(seed, poison, limit_superblocks) {
     for (int i = 0; i < kNumGeometries; ++i) OpenCache(i);
     OpenSession();
   }
@@ -98,7 +99,8 @@ TEST(KvCachePropertyTest, NoPageIsLostAndNoneIsOwnedTwice) {
   int64_t tokens_matched = 0;
   for (int r = 0; r < kRounds; ++r) {
     // Far apart, so that neighbouring seeds share no round.
-    Round round(seed + static_cast<uint64_t>(r) * 0x9e3779b97f4a7c15, /*poison=*/r % 2 == 0);
+    Round round(seed + static_cast<uint64_t>(r) * 0x9e3779b97f4a7c15, /*poison=*/r % 2 == 0,
+                /*limit_superblocks=*/r % 3 == 0 ? kPoolSuperblocks - 3 : 0);
     for (int64_t step = 0; round.operations() < kOperations / kRounds; ++step) {
       round.Step();
       if (!HasFailure()) round.FollowEvictions();

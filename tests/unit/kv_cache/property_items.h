@@ -261,7 +261,8 @@ class PropertyItems : public PropertyState {
     if (status.code() != absl::StatusCode::kResourceExhausted) return false;
     Count(status.code());
     const ErrorDetail detail = GetErrorDetail(status).value_or(ErrorDetail());
-    EXPECT_EQ(detail.reason, ErrorReason::kPagesExhausted);
+    EXPECT_TRUE(detail.reason == ErrorReason::kPagesExhausted ||
+                (limit_bytes_ > 0 && detail.reason == ErrorReason::kTenantLimit));
     EXPECT_GT(detail.needed_pages, detail.free_pages);
     const KvCacheStats stats = kv_->Stats();
     const auto info =
@@ -273,8 +274,11 @@ class PropertyItems : public PropertyState {
     }
     const int64_t missing = needed - (info->free - reserved + info->cached).value();
     const int64_t slabs = (missing + info->layout.pages_per_slab - 1) / info->layout.pages_per_slab;
-    const int64_t pool_free =
-        static_cast<int64_t>(stats.pool_free_bytes.value() / kSuperblockBytes.value());
+    uint64_t free_bytes = stats.pool_free_bytes.value();
+    if (limit_bytes_ > 0) {
+      free_bytes = std::min(free_bytes, limit_bytes_ - stats.tenants[0].kv_bytes.value());
+    }
+    const int64_t pool_free = static_cast<int64_t>(free_bytes / kSuperblockBytes.value());
     EXPECT_TRUE(missing > 0 &&
                 (stats.pools[0].largest_free_run_superblocks < info->layout.superblocks_per_slab ||
                  slabs * info->layout.superblocks_per_slab > pool_free))

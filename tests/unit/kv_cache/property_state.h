@@ -41,12 +41,17 @@ inline constexpr int kNumGeometries = 4;
 
 class PropertyState {
  public:
-  PropertyState(uint64_t seed, bool poison) : random_(seed), memory_(kPoolSuperblocks) {
+  // `limit_superblocks` is that of the only tenant; 0: none.
+  PropertyState(uint64_t seed, bool poison, int64_t limit_superblocks)
+      : limit_bytes_(static_cast<uint64_t>(limit_superblocks) * kSuperblockBytes.value()),
+        random_(seed),
+        memory_(kPoolSuperblocks) {
     KvCache::Options options{.boot = seed | 1, .default_lease = kLease};
     options.poison_free_pages = poison;
     options.max_sequences = kMaxSequences;
     options.max_sessions = kMaxSessions + std::ssize(kTenants);
     kv_ = std::make_unique<KvCache>(memory_.span(), options, clock_);
+    kv_->SetTenant(TenantIndex(0), "", {.kv_bytes = Bytes(limit_bytes_)});
     for (const std::string& tenant : kTenants) {
       observers_[tenant] = kv_->OpenSession(options.max_lease, "observer", tenant)->ref;
     }
@@ -80,6 +85,7 @@ class PropertyState {
       slab_bytes += static_cast<uint64_t>(info->num_slabs) * info->layout.slab_bytes().value();
     }
     ASSERT_EQ(next, stats.caches.size());
+    ASSERT_TRUE(limit_bytes_ == 0 || slab_bytes <= limit_bytes_);
     ASSERT_EQ(slab_bytes + stats.pool_free_bytes.value(), stats.pool_bytes.value());
   }
 
@@ -177,6 +183,7 @@ class PropertyState {
     if (dead_.size() > 64) dead_.erase(dead_.begin());
     std::erase(sequences_, sequence);
   }
+  const uint64_t limit_bytes_;
   std::mt19937_64 random_;
   PoolMemory memory_;
   FakeClock clock_;

@@ -13,7 +13,7 @@ TEST(ListenAddressTest, ReadsWhatItWrites) {
     ASSERT_TRUE(address.ok()) << address.status();
     EXPECT_EQ(DialString(*address, address->port), text);
     EXPECT_TRUE(IsLoopback(*address)) << text;
-    EXPECT_TRUE(CheckPlainTextAllowed(*address, /*insecure=*/false).ok());
+    EXPECT_TRUE(CheckPlainTextAllowed(*address, /*insecure=*/false, kPlainTextListen).ok());
   }
   EXPECT_EQ(ParseListenAddress("unix:///run/a")->path, "/run/a");
 }
@@ -22,8 +22,9 @@ TEST(ListenAddressTest, PlainTextLeavesTheMachineOnlyWhereAllowed) {
   for (const char* text : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "128.0.0.1:1", "example.org:1"}) {
     const auto address = ParseListenAddress(text);
     ASSERT_TRUE(address.ok()) << address.status();
-    EXPECT_FALSE(CheckPlainTextAllowed(*address, /*insecure=*/false).ok()) << text;
-    EXPECT_TRUE(CheckPlainTextAllowed(*address, /*insecure=*/true).ok()) << text;
+    EXPECT_FALSE(CheckPlainTextAllowed(*address, /*insecure=*/false, kPlainTextListen).ok())
+        << text;
+    EXPECT_TRUE(CheckPlainTextAllowed(*address, /*insecure=*/true, kPlainTextListen).ok()) << text;
   }
 }
 
