@@ -23,6 +23,7 @@
 #include "server/engine/engine.h"
 #include "server/engine/staging.h"
 #include "server/observe/http_server.h"
+#include "server/observe/log.h"
 #include "server/observe/metrics.h"
 #include "server/option_text.h"
 #include "server/rpc/listener.h"
@@ -308,6 +309,7 @@ void Server::Impl::Watch() {
       spdlog::error("a device has failed, not serving any more: {}", std::string(device.message()));
       UpdateHealth();
     }
+    LogSuppressedCalls();
     if (options_.integrity_check_interval > Duration::zero() && clock_.Now() >= next_check) {
       CheckIntegrityIfIdle();
       next_check = clock_.Now() + options_.integrity_check_interval;
