@@ -121,6 +121,8 @@ LogLevel SetLogLevel(LogLevel level) {
   return former;
 }
 
+LogLevel CurrentLogLevel() { return FromSpdlog(spdlog::default_logger_raw()->level()); }
+
 bool LogIsOn(LogLevel level) { return spdlog::default_logger_raw()->should_log(ToSpdlog(level)); }
 
 void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {

@@ -53,6 +53,7 @@ void SetUpLogging(LogFormat format, LogLevel level,
 
 // From now on, for every thread; returns the former.
 LogLevel SetLogLevel(LogLevel level);
+LogLevel CurrentLogLevel();
 bool LogIsOn(LogLevel level);
 
 // A number stays one in JSON. Strings are borrowed for the call.

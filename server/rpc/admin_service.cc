@@ -9,6 +9,7 @@
 
 #include "attnd/v1/admin.grpc.pb.h"
 #include "kernels/base/mutex.h"
+#include "server/observe/log.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/reply.h"
 #include "server/rpc/services.h"
@@ -80,6 +81,10 @@ class AdminServiceImpl final : public v1::AdminService::CallbackService {
     return ReplyNow(call, report.status());
   }
 
+  grpc::ServerUnaryReactor* SetLogLevel(grpc::CallbackServerContext* call,
+                                        const v1::SetLogLevelRequest* request,
+                                        v1::SetLogLevelResponse* response) override;
+
  private:
   const ServiceContext& context_;
 };
@@ -147,6 +152,30 @@ grpc::ServerUnaryReactor* AdminServiceImpl::Drain(grpc::CallbackServerContext* c
   // The alarm is cancelled, and its callback runs, when this closure goes.
   context_.scheduler.WhenIdle([wait, alarm = std::move(alarm)] { wait->End(/*complete=*/true); });
   return reply.reactor();
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::SetLogLevel(grpc::CallbackServerContext* call,
+                                                        const v1::SetLogLevelRequest* request,
+                                                        v1::SetLogLevelResponse* response) {
+  LogLevel former = CurrentLogLevel();
+  LogLevel level = former;
+  if (!request->level().empty()) {
+    const absl::StatusOr<LogLevel> asked_for = ParseLogLevel(request->level());
+    if (!asked_for.ok()) return ReplyNow(call, asked_for.status());
+    level = *asked_for;
+    // Before or after, so that the change itself is in the log where either level shows it.
+    const bool shown_before = LogIsOn(LogLevel::kInfo);
+    const auto say = [&] {
+      Log(LogLevel::kInfo, "log level changed",
+          {{"former", LogLevelName(former)}, {"level", LogLevelName(level)}});
+    };
+    if (shown_before) say();
+    former = attnd::SetLogLevel(level);
+    if (!shown_before) say();
+  }
+  response->set_former(std::string(LogLevelName(former)));
+  response->set_level(std::string(LogLevelName(level)));
+  return ReplyNow(call, absl::OkStatus());
 }
 
 }  // namespace
