@@ -24,25 +24,16 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/cpu_device.h"
+#include "server/observe/log.h"
 #include "server/options.h"
 #include "server/platform.h"
 #include "server/server.h"
-#include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
 
 namespace attnd {
 namespace {
 
 constexpr int kExitCannotStart = 1;
-
-void SetUpLogging(const std::string& level) {
-  auto logger = std::make_shared<spdlog::logger>(
-      "attnd", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
-  logger->set_level(spdlog::level::from_str(level));
-  logger->flush_on(spdlog::level::info);
-  spdlog::set_default_logger(std::move(logger));
-}
 
 // SIGTERM and SIGINT are taken by WaitForEnd: every thread that is started later inherits the mask,
 // so it is set before any.
@@ -136,8 +127,10 @@ int Run(int argc, const char* const* argv) {
   }
   const Options& options = parsed.options;
   const sigset_t signals = BlockSignals();
-  SetUpLogging(options.log_level);
-  spdlog::info("attnd {} starts", Version());
+  // Validated: both are names.
+  SetUpLogging(*ParseLogFormat(options.log_format), *ParseLogLevel(options.log_level));
+  Log(LogLevel::kInfo, "attnd starts",
+      {{"version", absl::string_view(Version())}, {"pid", int64_t{getpid()}}});
   for (const std::string& line :
        std::vector<std::string>(absl::StrSplit(options.ToString(), '\n', absl::SkipEmpty()))) {
     spdlog::info("option: {}", line);
@@ -159,6 +152,7 @@ int Run(int argc, const char* const* argv) {
     spdlog::warn("not drained: {}", std::string(status.message()));
   }
   server->reset();
+  LogSuppressedCalls(/*now=*/true);
   spdlog::info("attnd ends");
   return 0;
 }

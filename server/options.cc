@@ -7,6 +7,7 @@
 #include <concepts>
 #include <limits>
 #include <optional>
+#include <span>
 #include <type_traits>
 
 #include "absl/strings/match.h"
@@ -15,11 +16,14 @@
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "kv_cache/geometry.h"
+#include "server/observe/log.h"
 #include "server/option_text.h"
 #include "server/rpc/listen_address.h"
 
 namespace attnd {
 namespace {
+
+using Values = std::vector<std::string>;
 
 constexpr Bytes kKiB(1 << 10), kMiB(1 << 20), kGiB(1 << 30), kTiB(uint64_t{1} << 40);
 constexpr Duration kYear = std::chrono::hours(24 * 365);
@@ -34,6 +38,8 @@ struct Range {
     return (or_zero && value == T{}) || (least <= value && value <= most);
   }
 };
+
+Values Names(std::span<const absl::string_view> names) { return {names.begin(), names.end()}; }
 
 // Every option, once: name, member, allowed range or values, help. Parsing, printing, validation
 // and
@@ -118,11 +124,10 @@ void VisitOptions(SomeOptions& o, Visitor& v) {
   v.Number("integrity_check_interval", o.integrity_check_interval,
            Range<Duration>{Duration::zero(), kYear},
            "How often an idle cache is checked; 0: never");
-  v.Text("log_level", o.log_level, {"trace", "debug", "info", "warning", "error"},
-         "What is logged to standard error");
+  v.Text("log_level", o.log_level, Names(kLogLevelNames), "What is logged to standard error");
+  v.Text("log_format", o.log_format, Names(kLogFormatNames),
+         "How it is logged (json: one object a line)");
 }
-
-using Values = std::vector<std::string>;
 
 bool Parse(absl::string_view text, Bytes& value) {
   const std::optional<Bytes> bytes = ParseBytes(text);

@@ -57,7 +57,8 @@ struct Options {
   bool exit_with_stdin = false;  // the end of standard input is a SIGTERM
   Duration integrity_check_interval = std::chrono::minutes(1);  // when idle; 0: never
   bool reflection = true;
-  std::string log_level = "info";  // trace, debug, info, warning, error
+  std::string log_level = "info";   // trace, debug, info, warning, error
+  std::string log_format = "text";  // text, json
 
   // A request's header beside its q, k and v.
   Bytes max_message_bytes() const;

@@ -25,6 +25,7 @@
 #include "server/engine/engine.h"
 #include "server/engine/staging.h"
 #include "server/observe/http_server.h"
+#include "server/observe/log.h"
 #include "server/observe/metrics.h"
 #include "server/option_text.h"
 #include "server/rpc/listener.h"
@@ -391,6 +392,7 @@ void Server::Impl::Watch() {
       ReloadIfChanged();
       next_reload = clock_.Now() + kReloadInterval;
     }
+    LogSuppressedCalls();
     if (options_.integrity_check_interval > Duration::zero() && clock_.Now() >= next_check) {
       CheckIntegrityIfIdle();
       next_check = clock_.Now() + options_.integrity_check_interval;

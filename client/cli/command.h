@@ -54,6 +54,7 @@ void AddVerifyCommand(CLI::App& app, Globals& globals);
 void AddDoctorCommand(CLI::App& app, Globals& globals);
 void AddDrainCommand(CLI::App& app, Globals& globals);
 void AddIntegrityCommand(CLI::App& app, Globals& globals);
+void AddLogLevelCommand(CLI::App& app, Globals& globals);
 void AddDemoCommand(CLI::App& app, Globals& globals);
 
 }  // namespace attnd::cli

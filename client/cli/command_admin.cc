@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// attnctl sequences, drain and integrity: the operator's calls.
+// attnctl sequences, drain, integrity and log-level: the operator's calls.
 #include <iostream>
 #include <memory>
+#include <string>
 
 #include <nlohmann/json.hpp>
 
@@ -77,6 +78,17 @@ int RunIntegrity(const Globals& globals) {
   return kSuccess;
 }
 
+int RunLogLevel(const Globals& globals, const std::string& level) {
+  const auto client = Connect(globals);
+  if (!client.ok()) return Fail(globals, client.status());
+  const auto levels = (*client)->SetLogLevel(level);
+  if (!levels.ok()) return Fail(globals, levels.status());
+  std::cout << "log level: " << levels->level;
+  if (!level.empty()) std::cout << " (was " << levels->former << ")";
+  std::cout << "\n";
+  return kSuccess;
+}
+
 }  // namespace
 
 void AddSequencesCommand(CLI::App& app, Globals& globals) {
@@ -97,6 +109,14 @@ void AddIntegrityCommand(CLI::App& app, Globals& globals) {
   CLI::App* command =
       app.add_subcommand("integrity", "Check reference counts, free lists and block tables");
   command->callback([&globals] { globals.exit_code = RunIntegrity(globals); });
+}
+
+void AddLogLevelCommand(CLI::App& app, Globals& globals) {
+  CLI::App* command =
+      app.add_subcommand("log-level", "Show what the daemon logs, or change it while it runs");
+  auto level = std::make_shared<std::string>();
+  command->add_option("LEVEL", *level, "trace, debug, info, warning or error");
+  command->callback([&globals, level] { globals.exit_code = RunLogLevel(globals, *level); });
 }
 
 }  // namespace attnd::cli

@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
   attnd::cli::AddDemoCommand(app, globals);
   attnd::cli::AddDrainCommand(app, globals);
   attnd::cli::AddIntegrityCommand(app, globals);
+  attnd::cli::AddLogLevelCommand(app, globals);
   CLI11_PARSE(app, argc, argv);
   if (app.get_subcommands().empty()) {
     std::cerr << app.help();

@@ -230,4 +230,13 @@ absl::StatusOr<IntegrityReport> Client::CheckIntegrity(const CallOptions& call) 
                          .sequences_checked = response.sequences_checked()};
 }
 
+absl::StatusOr<LogLevels> Client::SetLogLevel(std::string_view level, const CallOptions& call) {
+  v1::SetLogLevelRequest request;
+  request.set_level(std::string(level));
+  v1::SetLogLevelResponse response;
+  ATTND_RETURN_IF_ERROR(
+      impl_->connection->Call(kSetLogLevel, request, &response, Repeat::kAlways, call));
+  return LogLevels{.former = response.former(), .level = response.level()};
+}
+
 }  // namespace attnd::client

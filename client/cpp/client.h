@@ -73,6 +73,11 @@ struct IntegrityReport {
   int64_t sequences_checked = 0;
 };
 
+struct LogLevels {
+  std::string former;  // until the call
+  std::string level;   // from then on
+};
+
 class Client {
  public:
   // Connects and reads the daemon's capabilities. UNAVAILABLE says why no daemon answers there;
@@ -119,6 +124,9 @@ class Client {
   absl::StatusOr<DrainResult> Drain(Duration timeout = {}, const CallOptions& call = {});
   // INTERNAL names the first disagreement.
   absl::StatusOr<IntegrityReport> CheckIntegrity(const CallOptions& call = {});
+  // trace, debug, info, warning or error, until the daemon's end; empty changes nothing.
+  // INVALID_ARGUMENT lists the levels.
+  absl::StatusOr<LogLevels> SetLogLevel(std::string_view level, const CallOptions& call = {});
 
  private:
   class Impl;

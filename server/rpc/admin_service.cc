@@ -9,6 +9,8 @@
 
 #include "attnd/v1/admin.grpc.pb.h"
 #include "kernels/base/mutex.h"
+#include "kernels/base/status_macros.h"
+#include "server/observe/log.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/reply.h"
 #include "server/rpc/services.h"
@@ -21,6 +23,28 @@ uint64_t ResidentBytes() {
   uint64_t total_pages = 0, resident_pages = 0;
   statm >> total_pages >> resident_pages;
   return resident_pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+// Without a level it only says which one it is.
+absl::Status ChangeLogLevel(const v1::SetLogLevelRequest& request,
+                            v1::SetLogLevelResponse& response) {
+  LogLevel former = CurrentLogLevel();
+  LogLevel level = former;
+  if (!request.level().empty()) {
+    ATTND_ASSIGN_OR_RETURN(level, ParseLogLevel(request.level()));
+    // Before or after, so that the change itself is in the log where either level shows it.
+    const bool shown_before = LogIsOn(LogLevel::kInfo);
+    const auto say = [&] {
+      Log(LogLevel::kInfo, "log level changed",
+          {{"former", LogLevelName(former)}, {"level", LogLevelName(level)}});
+    };
+    if (shown_before) say();
+    former = attnd::SetLogLevel(level);
+    if (!shown_before) say();
+  }
+  response.set_former(std::string(LogLevelName(former)));
+  response.set_level(std::string(LogLevelName(level)));
+  return absl::OkStatus();
 }
 
 // A Drain call: ended by the scheduler's last item or by its timeout, whichever comes first. Shared
@@ -83,6 +107,10 @@ class AdminServiceImpl final : public v1::AdminService::CallbackService {
       return report.status();
     });
   }
+
+  grpc::ServerUnaryReactor* SetLogLevel(grpc::CallbackServerContext* call,
+                                        const v1::SetLogLevelRequest* request,
+                                        v1::SetLogLevelResponse* response) override;
 
  private:
   void FillOwn(const Caller& caller, const KvCacheStats& cache,
@@ -183,6 +211,13 @@ grpc::ServerUnaryReactor* AdminServiceImpl::Drain(grpc::CallbackServerContext* c
         context_.scheduler.WhenIdle(
             [wait, alarm = std::move(alarm)] { wait->End(/*complete=*/true); });
       });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::SetLogLevel(grpc::CallbackServerContext* call,
+                                                        const v1::SetLogLevelRequest* request,
+                                                        v1::SetLogLevelResponse* response) {
+  return Serve(context_, call, "SetLogLevel", Right::kOperate,
+               [&](const Caller&) { return ChangeLogLevel(*request, *response); });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "server/observe/log.h"
 #include "server/rpc/attend_exchange.h"
 #include "server/rpc/attention_calls.h"
 #include "server/rpc/grpc_status.h"
@@ -31,31 +32,23 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   // Runs before gRPC knows this reactor: until the method returns it, a Finish from another thread
   // is kept back, and neither OnCancel nor OnDone can come. So nothing here races with them.
   void Start(const grpc::ByteBuffer* message) {
+    exchange_.SetCallId(HeaderOf(*call_, kRequestIdKey));
     const absl::StatusOr<Caller> caller = Identify(context_, *call_, Right::kAttend);
-    if (!caller.ok()) {
-      Finish(ToGrpcStatus(exchange_.Refuse(caller.status()), *call_));
-      return;
-    }
+    if (!caller.ok()) return Fail(caller.status());
     exchange_.SetCaller(*caller);
     absl::StatusOr<std::unique_ptr<Request>> request =
         exchange_.Prepare(*message, DeadlineOf(*call_, context_.clock));
     // The tensors are in staging: a large message need not wait in memory for the call to end. gRPC
     // hands its own, mutable message out by a pointer to const.
     const_cast<grpc::ByteBuffer*>(message)->Clear();
-    if (!request.ok()) {
-      Finish(ToGrpcStatus(exchange_.Refuse(request.status()), *call_));
-      return;
-    }
+    if (!request.ok()) return Fail(request.status());
     if (*request == nullptr) {
       Answer(nullptr);
       return;
     }
     (*request)->done = [this](std::unique_ptr<Request> done) { Answer(std::move(done)); };
     absl::StatusOr<RequestId> id = context_.admission.Admit(*std::move(request));
-    if (!id.ok()) {
-      Finish(ToGrpcStatus(exchange_.Refuse(id.status()), *call_));
-      return;
-    }
+    if (!id.ok()) return Fail(id.status());
     id_ = *id;
   }
 
@@ -63,6 +56,11 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   void OnDone() override { delete this; }
 
  private:
+  void Fail(const absl::Status& status) {
+    const absl::Status refused = exchange_.Refuse(status);
+    call_->AddTrailingMetadata(kRequestIdKey, exchange_.call_id());
+    Finish(ToGrpcStatus(refused, *call_));
+  }
   void Answer(std::unique_ptr<Request> done) {
     absl::StatusOr<grpc::ByteBuffer> response = RespondTo(exchange_, std::move(done));
     if (response.ok()) response->Swap(response_);

@@ -10,6 +10,7 @@
 #include "google/protobuf/arena.h"
 #include "kernels/base/status_macros.h"
 #include "kv_cache/error_detail.h"
+#include "server/observe/log.h"
 #include "server/rpc/byte_buffer.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/grpc_status.h"
@@ -84,8 +85,29 @@ void FillResult(const WorkItem& item, const ItemOutcome& outcome, const ItemOffs
 
 }  // namespace
 
+void Exchange::SetCallId(std::optional<absl::string_view> from_client) {
+  if (from_client) call_id_ = RequestIdOf(from_client);
+}
+
+const std::string& Exchange::call_id() {
+  if (call_id_.empty()) call_id_ = RequestIdOf(std::nullopt);
+  return call_id_;
+}
+
+void Exchange::Log(const absl::Status& status, Duration duration) {
+  if (!LogIsOn(CallLevel(status.code()))) return;
+  LogCall({.method = method_ == Method::kAttend ? "Attend" : "FlashAttention",
+           .request_id = call_id(),
+           .tenant = caller_.name == nullptr ? absl::string_view() : *caller_.name,
+           .code = status.code(),
+           .message = status.message(),
+           .duration = duration});
+}
+
 absl::Status Exchange::Refuse(absl::Status status) {
-  context_.metrics.RecordRefused(method_, status.code(), context_.clock.Now() - received_);
+  const Duration duration = context_.clock.Now() - received_;
+  context_.metrics.RecordRefused(method_, status.code(), duration);
+  Log(status, duration);
   return status;
 }
 
@@ -118,6 +140,7 @@ void Exchange::RecordTiming(const Request* done, v1::RequestTiming& timing) {
   timing.set_kernel_ns(stages.kernel.count());
   timing.set_stage_out_ns(stages.stage_out.count());
   context_.metrics.RecordRequest(method_, absl::StatusCode::kOk, batch_.phase, stages);
+  Log(absl::OkStatus(), now - times.received);
 }
 
 absl::StatusOr<std::unique_ptr<Request>> AttendExchange::Prepare(const grpc::ByteBuffer& message,

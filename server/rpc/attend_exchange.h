@@ -17,6 +17,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -33,8 +35,11 @@ class Exchange {
   Exchange(const ServiceContext& context, Method method)
       : context_(context), method_(method), received_(context.clock.Now()) {}
 
-  // Who calls, to be set before Prepare.
+  // Who calls, and the id it gave the call, if any: to be set before Prepare.
   void SetCaller(const Caller& caller) { caller_ = caller; }
+  void SetCallId(std::optional<absl::string_view> from_client);
+  // What the log calls it; made up when first asked for, where the client gave none.
+  const std::string& call_id();
 
   // Counts a call that ends without a response, and gives its status back.
   absl::Status Refuse(absl::Status status);
@@ -48,10 +53,13 @@ class Exchange {
   // numbers. `done` is null for a request of which nothing was left to run.
   void RecordTiming(const Request* done, v1::RequestTiming& timing);
 
+  void Log(const absl::Status& status, Duration duration);
+
   const ServiceContext& context_;
   const Method method_;
   const MonotonicTime received_;
   Caller caller_;
+  std::string call_id_;
   PreparedBatch batch_;  // without its items, which the request has
 };
 

@@ -14,23 +14,32 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/observe/log.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/identify.h"
 #include "server/rpc/service_context.h"
 
 namespace attnd {
 
-// Ends a call. Copied into the callback that does; Send is called once, from any thread.
+// Ends a call, with a line in the log and its id in the trailing metadata. Copied into the callback
+// that does; Send is called once, from any thread.
 class Reply {
  public:
   Reply(const ServiceContext& context, grpc::CallbackServerContext* call, const char* method)
-      : context_(&context), call_(call), reactor_(call->DefaultReactor()), method_(method) {}
+      : context_(&context),
+        call_(call),
+        reactor_(call->DefaultReactor()),
+        method_(method),
+        began_(context.clock.Now()),
+        request_id_(RequestIdOf(HeaderOf(*call, kRequestIdKey))) {}
 
-  void Send(const absl::Status& status) const { reactor_->Finish(ToGrpcStatus(status, *call_)); }
+  void SetCaller(const Caller& caller) { tenant_ = caller.name; }
+  void Send(const absl::Status& status) const;
   grpc::ServerUnaryReactor* reactor() const { return reactor_; }
 
  private:
@@ -38,6 +47,9 @@ class Reply {
   grpc::CallbackServerContext* call_;
   grpc::ServerUnaryReactor* reactor_;
   const char* method_;  // as in the proto
+  MonotonicTime began_;
+  std::string request_id_;
+  const std::string* tenant_ = nullptr;
 };
 
 // operation(caller, reply) sees to it that the reply is sent.
@@ -45,9 +57,10 @@ template <typename Operation>
 grpc::ServerUnaryReactor* ServeLater(const ServiceContext& context,
                                      grpc::CallbackServerContext* call, const char* method,
                                      Right right, Operation operation) {
-  const Reply reply(context, call, method);
+  Reply reply(context, call, method);
   if (const absl::StatusOr<Caller> caller = Identify(context, *call, right); caller.ok()) {
-    operation(*caller, reply);
+    reply.SetCaller(*caller);
+    operation(*caller, std::as_const(reply));
   } else {
     reply.Send(caller.status());
   }

@@ -24,6 +24,7 @@ namespace attnd {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using Code = grpc::StatusCode;
 
 TEST(ProcessTest, SigtermDrainsAndExitsWithZero) {
@@ -226,6 +227,35 @@ TEST(ProcessTest, BadOptionsExitWithTwoAndSayWhy) {
     EXPECT_EQ(daemon.Wait(), 2) << flag;
     EXPECT_THAT(daemon.log(), HasSubstr(message)) << flag;
   }
+}
+
+TEST(ProcessTest, TheLogLevelIsChangedWhileItRuns) {
+  // What an idle daemon logs at debug.
+  ChildDaemon daemon({"--integrity_check_interval=1ms", "--log_format=json"});
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  TestClient client(daemon.address());
+  EXPECT_THAT(daemon.log(), Not(HasSubstr("integrity:")));
+  const auto set = [&](const std::string& level) {
+    grpc::ClientContext context;
+    v1::SetLogLevelRequest request;
+    v1::SetLogLevelResponse response;
+    request.set_level(level);
+    const grpc::Status status = client.admin->SetLogLevel(&context, request, &response);
+    return status.ok() ? response.former() + " to " + response.level() : status.error_message();
+  };
+  EXPECT_EQ(set("debug"), "info to debug");
+  EXPECT_THAT(daemon.log(), HasSubstr("\"msg\":\"log level changed\",\"former\":\"info\","
+                                      "\"level\":\"debug\""));
+  while (daemon.log().find("\"level\":\"debug\",\"msg\":\"integrity: ") == std::string::npos) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(set(""), "debug to debug");
+  EXPECT_THAT(set("Debug"), HasSubstr("\"Debug\": expected one of trace, debug, info, warning"));
+  EXPECT_EQ(set("warning"), "debug to warning");
+  // Nothing of lower levels comes any more: the end of the drain is not said.
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.Wait(), 0);
+  EXPECT_THAT(daemon.log(), Not(HasSubstr("drained")));
 }
 
 TEST(ProcessTest, ASecondSignalExitsAtOnce) {

@@ -29,5 +29,6 @@ inline constexpr char kGetStats[] = "/attnd.v1.AdminService/GetStats";
 inline constexpr char kDrain[] = "/attnd.v1.AdminService/Drain";
 inline constexpr char kListSessions[] = "/attnd.v1.AdminService/ListSessions";
 inline constexpr char kCheckIntegrity[] = "/attnd.v1.AdminService/CheckIntegrity";
+inline constexpr char kSetLogLevel[] = "/attnd.v1.AdminService/SetLogLevel";
 
 }  // namespace attnd::client

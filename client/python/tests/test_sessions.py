@@ -6,13 +6,14 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import attnd
 from attnd._proto import types_pb2
-from conftest import Make
+from conftest import Make, RealDaemon
 
 
 def test_resume_takes_everything_over(
@@ -181,3 +182,14 @@ def test_a_cache_closes_when_it_is_empty(client: attnd.Client, session: attnd.Se
     assert "closing" not in [other.name for other in client.list_caches()]
     with pytest.raises(attnd.NotFound):
         session.create_sequence(cache)
+
+
+def test_the_log_level_is_changed_while_the_daemon_runs(
+    start_daemon: Callable[..., RealDaemon],
+) -> None:
+    with attnd.Client(start_daemon("--log_level=warning").address) as client:
+        assert client.set_log_level("error") == "warning"
+        assert client.set_log_level("") == "error"
+        with pytest.raises(attnd.InvalidArgument, match="expected one of trace, debug, info"):
+            client.set_log_level("loud")
+        assert client.set_log_level("info") == "error"

@@ -264,6 +264,24 @@ TEST_F(DaemonTest, AttnctlShowsTheDaemon) {
   EXPECT_EQ(doctor["checks"][0]["verdict"], "ok");
 }
 
+TEST_F(DaemonTest, AttnctlShowsAndChangesTheLogLevel) {
+  const auto run = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"--address", shared_daemon->address(), "log-level"});
+    return RunProgram("attnctl", arguments);
+  };
+  EXPECT_EQ(run({}).output, "log level: warning\n");
+  EXPECT_EQ(run({"error"}).output, "log level: error (was warning)\n");
+  EXPECT_EQ(run({}).output, "log level: error\n");
+  const ProgramResult refused = run({"loud"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.output, HasSubstr("log level \"loud\": expected one of trace, debug, info, "
+                                        "warning, error"));
+  const absl::StatusOr<LogLevels> levels = client_->SetLogLevel("warning");
+  ASSERT_TRUE(levels.ok()) << levels.status();
+  EXPECT_EQ(levels->former, "error");
+  EXPECT_EQ(levels->level, "warning");
+}
+
 TEST_F(DaemonTest, AttnctlVerifyPasses) {
   const ProgramResult result = RunProgram("attnctl", {"--address", shared_daemon->address(),
                                                       "verify", "--rounds", "1", "--seed", "11"});

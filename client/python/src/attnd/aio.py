@@ -81,6 +81,10 @@ class AsyncClient(ClientCalls):
         """As `Client.check_integrity`."""
         return await self._check_integrity()
 
+    async def set_log_level(self, level: str) -> str:
+        """As `Client.set_log_level`."""
+        return await self._set_log_level(level)
+
     async def open_cache(self, name: str, **geometry: Any) -> KvCache:
         """As `Client.open_cache`, with its arguments."""
         return await self._open_cache(name, **geometry)

@@ -87,6 +87,17 @@ class Client(ClientCalls):
         """
         return run(self._check_integrity())
 
+    def set_log_level(self, level: str) -> str:
+        """Changes what the daemon logs while it runs; returns the level until now.
+
+        Args:
+            level: "trace", "debug", "info", "warning" or "error"; "" changes nothing.
+
+        Raises:
+            InvalidArgument: lists the levels.
+        """
+        return run(self._set_log_level(level))
+
     def open_cache(
         self,
         name: str,

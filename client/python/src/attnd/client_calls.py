@@ -76,6 +76,15 @@ class ClientCalls(ProcessBound):
             admin_pb2.CheckIntegrityResponse,
         )
 
+    async def _set_log_level(self, level: str) -> str:
+        response: admin_pb2.SetLogLevelResponse = await self._ask(
+            "AdminService",
+            "SetLogLevel",
+            admin_pb2.SetLogLevelRequest(level=level),
+            admin_pb2.SetLogLevelResponse,
+        )
+        return response.former
+
     async def _open_cache(
         self,
         name: str,
