@@ -106,12 +106,53 @@ std::vector<float> FloatsOf(const v1::Tensor& tensor, const std::string& tensor_
   return values;
 }
 
-TestClient::TestClient(const std::string& address) {
+namespace {
+
+using grpc::experimental::ClientInterceptorFactoryInterface;
+using grpc::experimental::InterceptionHookPoints;
+using grpc::experimental::Interceptor;
+
+// gRPC's own call credentials refuse plain text; a test of plain text must not.
+class AddToken final : public Interceptor {
+ public:
+  explicit AddToken(const std::string& token) : header_("Bearer " + token) {}
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      methods->GetSendInitialMetadata()->insert({"authorization", header_});
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::string header_;
+};
+
+class AddTokens final : public ClientInterceptorFactoryInterface {
+ public:
+  explicit AddTokens(std::string token) : token_(std::move(token)) {}
+  Interceptor* CreateClientInterceptor(grpc::experimental::ClientRpcInfo*) override {
+    return new AddToken(token_);
+  }
+
+ private:
+  const std::string token_;
+};
+
+}  // namespace
+
+TestClient::TestClient(const std::string& address, const TestCredentials& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  channel_ = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  std::vector<std::unique_ptr<ClientInterceptorFactoryInterface>> interceptors;
+  if (!credentials.token.empty()) {
+    interceptors.push_back(std::make_unique<AddTokens>(credentials.token));
+  }
+  channel_ = grpc::experimental::CreateCustomChannelWithInterceptors(
+      address,
+      credentials.channel != nullptr ? credentials.channel : grpc::InsecureChannelCredentials(),
+      arguments, std::move(interceptors));
   admin = v1::AdminService::NewStub(channel_);
   attention = v1::AttentionService::NewStub(channel_);
   caches = v1::CacheService::NewStub(channel_);

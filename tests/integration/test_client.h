@@ -99,10 +99,16 @@ struct PendingAttend {
   std::future<grpc::Status> status;
 };
 
+// How a client comes: in plain text and without a token, unless told otherwise.
+struct TestCredentials {
+  std::string token{};  // sent as "Bearer TOKEN" with every call
+  std::shared_ptr<grpc::ChannelCredentials> channel{};
+};
+
 class TestClient {
  public:
   // A connection of its own.
-  explicit TestClient(const std::string& address);
+  explicit TestClient(const std::string& address, const TestCredentials& credentials = {});
 
   v1::Id OpenCache(const std::string& name = "model", int64_t page_quota = 0);
   TestSession NewSession();

@@ -32,7 +32,7 @@ TEST(ErrorDetailTest, NothingWhereNoneWasAttached) {
 }
 
 TEST(ErrorDetailTest, NothingWhereItDoesNotParse) {
-  for (const char* payload : {"", ";;;;", "1;2;3;4", "1;2;3;4;5;6", "8;0;0;0;0", "-1;0;0;0;0",
+  for (const char* payload : {"", ";;;;", "1;2;3;4", "1;2;3;4;5;6", "9;0;0;0;0", "-1;0;0;0;0",
                               "x;0;0;0;0", "1;0;0;99999999999999999999;0"}) {
     absl::Status status = absl::AbortedError("");
     status.SetPayload(kErrorDetailTypeUrl, absl::Cord(payload));

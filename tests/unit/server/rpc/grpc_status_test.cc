@@ -35,7 +35,8 @@ TEST(GrpcStatusTest, ReasonsHaveTheNumbersOfTheProto) {
       {ErrorReason::kMessageTooLarge, v1::ErrorDetail::MESSAGE_TOO_LARGE},
       {ErrorReason::kCapabilityMissing, v1::ErrorDetail::CAPABILITY_MISSING},
       {ErrorReason::kStaleId, v1::ErrorDetail::STALE_ID},
-      {ErrorReason::kSuperseded, v1::ErrorDetail::SUPERSEDED}};
+      {ErrorReason::kSuperseded, v1::ErrorDetail::SUPERSEDED},
+      {ErrorReason::kTenantLimit, v1::ErrorDetail::TENANT_LIMIT}};
   EXPECT_EQ(std::size(reasons), static_cast<size_t>(v1::ErrorDetail::Reason_ARRAYSIZE));
   for (const auto& [ours, wire] : reasons) {
     v1::ErrorDetail detail;
