@@ -16,6 +16,7 @@
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "kv_cache/geometry.h"
+#include "server/observe/catalog.h"
 #include "server/observe/log.h"
 #include "server/option_text.h"
 #include "server/rpc/listen_address.h"
@@ -389,11 +390,13 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
   ParsedOptions parsed;
   CLI::App app("attnd, the attention backend daemon: serves attention over a paged KV cache.",
                "attnd");
-  bool check_config = false;
+  bool check_config = false, print_metrics = false;
   app.set_version_flag("--version", absl::StrCat("attnd ", Version()));
   app.set_config("--config", "", "Read options from FILE, one \"name = value\" a line; flags win")
       ->type_name("FILE");
   app.add_flag("--check_config", check_config, "Check the options, print them and exit");
+  app.add_flag("--print_metrics", print_metrics,
+               "Print every metric with its type, labels and help as JSON and exit");
   app.allow_extras();
   app.allow_config_extras(CLI::config_extras_mode::error);
   Declare declare(app);
@@ -423,6 +426,7 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
                                                                 "\"; options start with --"),
                                          "\n"));
   }
+  if (print_metrics) return Exit(0, MetricCatalogJson());
   if (absl::Status status = parsed.options.Validate(); !status.ok()) {
     return Exit(kExitUsage, absl::StrCat("attnd: ", status.message(), "\n"));
   }

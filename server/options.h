@@ -74,7 +74,8 @@ struct Options {
 // means: print `message` and exit (--help, --version, a bad flag).
 struct ParsedOptions {
   Options options;
-  int exit_code = -1;  // 0 for --help, --version, --check_config; kExitUsage for a bad flag
+  int exit_code =
+      -1;  // 0 for --help, --version, --check_config, --print_metrics; kExitUsage for a bad flag
   std::string message;
 };
 inline constexpr int kExitUsage = 2;

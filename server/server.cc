@@ -112,6 +112,7 @@ class Server::Impl {
   void ApplyTenants();
   absl::StatusOr<Buffer> AllocatePool(Device& device, Bytes size) const;
   void BuildContext();
+  GaugeSample Sample() const;
   absl::Status StartMetricsPort();
   absl::Status StartListeners();
   absl::Status WriteReadyFile() const;
@@ -279,15 +280,32 @@ void Server::Impl::BuildContext() {
   });
 }
 
+GaugeSample Server::Impl::Sample() const {
+  const Scheduler::Stats stats = scheduler_->stats();
+  const KvCache::Options cache_limits;
+  GaugeSample sample{.cache = cache_->Stats(),
+                     .queued_items = stats.queued_items,
+                     .queued_tokens = stats.queued_tokens,
+                     .launched_items = stats.launched_items,
+                     .staging_bytes_in_use = staging_.in_use().value(),
+                     .draining = admission_->draining(),
+                     .limits = {.queued_requests = options_.max_queued_requests,
+                                .queued_items = options_.max_queued_items,
+                                .queued_tokens = options_.max_queued_tokens,
+                                .staging_bytes = staging_.limit(),
+                                .sessions = cache_limits.max_sessions,
+                                .sequences = cache_limits.max_sequences}};
+  if (tls_ != nullptr) {
+    sample.tls_certificate_expiry_s = std::chrono::system_clock::to_time_t(tls_->expires());
+  }
+  for (const TenantInfo& tenant : sample.cache.tenants) {
+    sample.tenant_queue_refusals.push_back(admission_->refused(tenant.tenant));
+  }
+  return sample;
+}
+
 absl::Status Server::Impl::StartMetricsPort() {
-  metrics_.SetSampler([this] {
-    const Scheduler::Stats stats = scheduler_->stats();
-    return GaugeSample{.cache = cache_->Stats(),
-                       .queued_items = stats.queued_items,
-                       .queued_tokens = stats.queued_tokens,
-                       .launched_items = stats.launched_items,
-                       .staging_bytes_in_use = staging_.in_use().value()};
-  });
+  metrics_.SetSampler([this] { return Sample(); });
   if (options_.metrics_listen.empty()) return absl::OkStatus();
   HttpServer::Handlers handlers{.metrics = [this] { return metrics_.Serialize(); },
                                 .live = [this] { return scheduler_->device_status(); },
@@ -404,10 +422,12 @@ void Server::Impl::ReloadIfChanged() {
   if (tenants_.Changed()) {
     const absl::Status status = tenants_.Load();
     if (status.ok()) ApplyTenants();
+    metrics_.RecordReload(Reload::kTenants, status.ok());
     LogReload("tenants", status);
   }
   if (tls_ != nullptr && tls_->Changed()) {
     const absl::Status status = tls_->Reload();
+    metrics_.RecordReload(Reload::kTls, status.ok());
     LogReload("tls", status);
     if (status.ok()) LogCertificate(*tls_);
   }

@@ -7,11 +7,17 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cassert>
+#include <initializer_list>
 #include <iterator>
+#include <string_view>
 #include <utility>
 #include <vector>
+
+#include "server/observe/catalog.h"
 
 namespace attnd {
 namespace {
@@ -25,12 +31,25 @@ constexpr int kNumStages = 4;
 constexpr int kNumPhases = 4;
 constexpr int kNoPhase = 3;
 constexpr int kNumRefusals = 3;
+constexpr int kNumReloads = 2;
 constexpr int kNumCodes = 17;
 
 constexpr const char* kMethods[kNumMethods] = {"Attend", "FlashAttention"};
 constexpr const char* kStages[kNumStages] = {"stage_in", "queue", "kernel", "stage_out"};
 constexpr const char* kPhases[kNumPhases] = {"prefill", "decode", "mixed", "none"};
 constexpr const char* kRefusals[kNumRefusals] = {"queue_full", "draining", "deadline"};
+constexpr const char* kReloads[kNumReloads] = {"tls", "tenants"};
+constexpr const char* kReloadResults[] = {"failed", "ok"};
+// Methods that do not attend; one that is not known here counts as the last.
+constexpr std::string_view kControlMethods[] = {
+    "CheckIntegrity", "CloseCache",       "CloseSession", "CreateSequence",  "DescribeSequence",
+    "Drain",          "ForkSequence",     "FreeSequence", "GetCapabilities", "GetStats",
+    "ListCaches",     "ListSequences",    "ListSessions", "MatchPrefix",     "OpenCache",
+    "OpenSession",    "PublishPrefix",    "RenewLease",   "ResumeSession",   "SetClientState",
+    "SetLogLevel",    "TruncateSequence", "other"};
+constexpr int kNumControlMethods = static_cast<int>(std::size(kControlMethods));
+// Counters by TenantIndex; those beyond share the last. More than the registry has names.
+constexpr size_t kMaxTenantIndexes = 1025;
 
 // Stages of a decode on a fast device last microseconds, a long prefill on a slow one seconds:
 // three buckets a decade from 1 us to 100 s, so that a quantile is off by a factor of 2.5 at most.
@@ -50,6 +69,17 @@ std::vector<double> PowerBuckets(double base, double last) {
 }
 
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+// The labels of a series, their values in the order of the catalogue.
+Labels LabelsOf(const MetricSpec& spec, std::initializer_list<std::string> values) {
+  assert(values.size() == spec.num_labels);
+  Labels labels;
+  size_t i = 0;
+  for (const std::string& value : values) {
+    labels.emplace(std::string(spec.label_names[i++]), value);
+  }
+  return labels;
+}
 
 int IndexOf(absl::StatusCode code) {
   const int index = static_cast<int>(code);
@@ -81,19 +111,39 @@ class Children {
 class Metrics::Impl {
  public:
   Impl() {
+    const MetricSpec& info = SpecOf(MetricId::kBuildInfo);
     prometheus::BuildGauge()
-        .Name("attnd_build_info")
-        .Help("The running version; always 1.")
+        .Name(info.name)
+        .Help(info.help)
         .Register(registry)
-        .Add({{"version", ATTND_VERSION}})
+        .Add(LabelsOf(info, {ATTND_VERSION}))
         .Set(1);
+    // There from the start: what is alerted on needs its zero.
+    for (int reason = 0; reason < kNumRefusals; ++reason) RefusalsOf(reason);
+    for (int what = 0; what < kNumReloads; ++what) {
+      for (const bool ok : {false, true}) ReloadsOf(what, ok);
+    }
+  }
+
+  Counter& RefusalsOf(int reason) {
+    return refusals.Get(reason, [&]() -> Counter& {
+      return refusals_family.Add(
+          LabelsOf(SpecOf(MetricId::kAdmissionRefusedTotal), {kRefusals[reason]}));
+    });
+  }
+
+  Counter& ReloadsOf(int what, bool ok) {
+    return reloads.Get(what * 2 + (ok ? 1 : 0), [&]() -> Counter& {
+      return reloads_family.Add(
+          LabelsOf(SpecOf(MetricId::kReloadsTotal), {kReloads[what], kReloadResults[ok ? 1 : 0]}));
+    });
   }
 
   void ObserveRequest(Method method, absl::StatusCode code, Duration total) {
     const int m = static_cast<int>(method), c = IndexOf(code);
     const auto labels = [&] {
-      return Labels{{"method", kMethods[m]},
-                    {"code", absl::StatusCodeToString(static_cast<absl::StatusCode>(c))}};
+      return LabelsOf(SpecOf(MetricId::kRequestsTotal),
+                      {kMethods[m], absl::StatusCodeToString(static_cast<absl::StatusCode>(c))});
     };
     const int index = m * kNumCodes + c;
     request_seconds
@@ -107,62 +157,59 @@ class Metrics::Impl {
     stage_seconds
         .Get(stage * kNumPhases + phase,
              [&]() -> Histogram& {
-               return stage_family.Add({{"stage", kStages[stage]}, {"phase", kPhases[phase]}},
+               return stage_family.Add(LabelsOf(SpecOf(MetricId::kStageDurationSeconds),
+                                                {kStages[stage], kPhases[phase]}),
                                        SecondsBuckets());
              })
         .Observe(Seconds(duration));
   }
 
-  Counter& MakeCounter(const char* name, const char* help) {
-    return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add({});
+  prometheus::Family<Counter>& MakeCounters(MetricId id) {
+    const MetricSpec& spec = SpecOf(id);
+    assert(spec.type == MetricType::kCounter);
+    return prometheus::BuildCounter().Name(spec.name).Help(spec.help).Register(registry);
   }
-  Histogram& MakeHistogram(const char* name, const char* help, const std::vector<double>& buckets) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add({}, buckets);
+  prometheus::Family<Histogram>& MakeHistograms(MetricId id) {
+    const MetricSpec& spec = SpecOf(id);
+    assert(spec.type == MetricType::kHistogram);
+    return prometheus::BuildHistogram().Name(spec.name).Help(spec.help).Register(registry);
   }
-  prometheus::Family<Counter>& MakeCounters(const char* name, const char* help) {
-    return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
-  }
-  prometheus::Family<Histogram>& MakeHistograms(const char* name, const char* help) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
+  Counter& MakeCounter(MetricId id) { return MakeCounters(id).Add({}); }
+  Histogram& MakeHistogram(MetricId id, const std::vector<double>& buckets) {
+    return MakeHistograms(id).Add({}, buckets);
   }
 
   prometheus::Registry registry;
   std::function<GaugeSample()> sampler;
 
-  prometheus::Family<Histogram>& request_family = MakeHistograms(
-      "attnd_request_duration_seconds", "From a call's arrival to its answer's hand-over to gRPC.");
-  prometheus::Family<Histogram>& stage_family = MakeHistograms(
-      "attnd_stage_duration_seconds", "The stages that a call's duration is cut into.");
-  prometheus::Family<Counter>& requests_family = MakeCounters("attnd_requests_total", "Calls.");
-  prometheus::Family<Counter>& items_family =
-      MakeCounters("attnd_items_total", "Items of calls, by their own outcome.");
-  prometheus::Family<Counter>& refusals_family =
-      MakeCounters("attnd_admission_refused_total", "Calls that admission refused.");
+  prometheus::Family<Histogram>& request_family = MakeHistograms(MetricId::kRequestDurationSeconds);
+  prometheus::Family<Histogram>& stage_family = MakeHistograms(MetricId::kStageDurationSeconds);
+  prometheus::Family<Counter>& requests_family = MakeCounters(MetricId::kRequestsTotal);
+  prometheus::Family<Counter>& items_family = MakeCounters(MetricId::kItemsTotal);
+  prometheus::Family<Counter>& refusals_family = MakeCounters(MetricId::kAdmissionRefusedTotal);
+  prometheus::Family<Counter>& control_family = MakeCounters(MetricId::kControlRequestsTotal);
+  prometheus::Family<Counter>& reloads_family = MakeCounters(MetricId::kReloadsTotal);
 
   Children<Histogram, kNumMethods * kNumCodes> request_seconds;
   Children<Counter, kNumMethods * kNumCodes> requests;
   Children<Histogram, kNumStages * kNumPhases> stage_seconds;
   Children<Counter, kNumCodes> items;
   Children<Counter, kNumRefusals> refusals;
+  Children<Counter, kNumControlMethods * kNumCodes> control;
+  Children<Counter, kNumReloads * 2> reloads;
 
-  Histogram& batch_items =
-      MakeHistogram("attnd_batch_items", "Items of a launch.", PowerBuckets(2, 4096));
-  Histogram& batch_tokens =
-      MakeHistogram("attnd_batch_tokens", "Tokens of a launch.", PowerBuckets(4, 262144));
-  Histogram& batch_requests =
-      MakeHistogram("attnd_batch_requests", "Requests that share a launch.", PowerBuckets(2, 4096));
-  Counter& launches = MakeCounter("attnd_launches_total", "Launches.");
-  Counter& kernel_seconds =
-      MakeCounter("attnd_kernel_seconds_total", "Time that the device spent in launches.");
-  Counter& tokens_written =
-      MakeCounter("attnd_tokens_written_total", "Tokens whose keys and values were stored.");
-  Counter& tokens_attended = MakeCounter("attnd_tokens_attended_total", "Query tokens attended.");
-  Counter& sessions_resumed = MakeCounter("attnd_sessions_resumed_total", "Sessions resumed.");
-  Counter& unauthenticated =
-      MakeCounter("attnd_unauthenticated_total", "Calls without a good bearer token.");
-  Counter& leases_expired =
-      MakeCounter("attnd_leases_expired_total", "Sessions closed at the end of their lease.");
+  Histogram& batch_items = MakeHistogram(MetricId::kBatchItems, PowerBuckets(2, 4096));
+  Histogram& batch_tokens = MakeHistogram(MetricId::kBatchTokens, PowerBuckets(4, 262144));
+  Histogram& batch_requests = MakeHistogram(MetricId::kBatchRequests, PowerBuckets(2, 4096));
+  Counter& launches = MakeCounter(MetricId::kLaunchesTotal);
+  Counter& kernel_seconds = MakeCounter(MetricId::kKernelSecondsTotal);
+  Counter& tokens_written = MakeCounter(MetricId::kTokensWrittenTotal);
+  Counter& tokens_attended = MakeCounter(MetricId::kTokensAttendedTotal);
+  Counter& sessions_resumed = MakeCounter(MetricId::kSessionsResumedTotal);
+  Counter& unauthenticated = MakeCounter(MetricId::kUnauthenticatedTotal);
+  Counter& leases_expired = MakeCounter(MetricId::kLeasesExpiredTotal);
 
+  std::array<std::atomic<uint64_t>, kMaxTenantIndexes> tenant_tokens{};
   std::atomic<uint64_t> num_requests = 0, num_items = 0;
 };
 
@@ -192,20 +239,40 @@ void Metrics::RecordItem(absl::StatusCode code) {
       .Get(index,
            [&]() -> Counter& {
              return impl_->items_family.Add(
-                 {{"code", absl::StatusCodeToString(static_cast<absl::StatusCode>(index))}});
+                 LabelsOf(SpecOf(MetricId::kItemsTotal),
+                          {absl::StatusCodeToString(static_cast<absl::StatusCode>(index))}));
            })
       .Increment();
   impl_->num_items.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Metrics::RecordRefusal(Refusal reason) {
-  const int index = static_cast<int>(reason);
-  impl_->refusals
-      .Get(index,
+  impl_->RefusalsOf(static_cast<int>(reason)).Increment();
+}
+
+void Metrics::RecordControl(std::string_view method, absl::StatusCode code) {
+  int m = 0;
+  while (m < kNumControlMethods - 1 && kControlMethods[m] != method) ++m;
+  const int c = IndexOf(code);
+  impl_->control
+      .Get(m * kNumCodes + c,
            [&]() -> Counter& {
-             return impl_->refusals_family.Add({{"reason", kRefusals[index]}});
+             return impl_->control_family.Add(
+                 LabelsOf(SpecOf(MetricId::kControlRequestsTotal),
+                          {std::string(kControlMethods[m]),
+                           absl::StatusCodeToString(static_cast<absl::StatusCode>(c))}));
            })
       .Increment();
+}
+
+void Metrics::RecordReload(Reload what, bool ok) {
+  impl_->ReloadsOf(static_cast<int>(what), ok).Increment();
+}
+
+void Metrics::RecordTenantTokens(TenantIndex tenant, int64_t query_tokens) {
+  const size_t index = std::min<size_t>(tenant.value(), kMaxTenantIndexes - 1);
+  impl_->tenant_tokens[index].fetch_add(static_cast<uint64_t>(query_tokens),
+                                        std::memory_order_relaxed);
 }
 
 void Metrics::RecordLaunch(const LaunchRecord& launch) {
@@ -226,16 +293,26 @@ void Metrics::SetSampler(std::function<GaugeSample()> sampler) {
   impl_->sampler = std::move(sampler);
 }
 
-std::string Metrics::Serialize() {
+std::vector<prometheus::MetricFamily> Metrics::Collect() {
   std::vector<prometheus::MetricFamily> families = impl_->registry.Collect();
   const auto append = [&](std::vector<prometheus::MetricFamily> more) {
     families.insert(families.end(), std::make_move_iterator(more.begin()),
                     std::make_move_iterator(more.end()));
   };
-  if (impl_->sampler) append(CollectGauges(impl_->sampler()));
+  if (impl_->sampler) {
+    GaugeSample sample = impl_->sampler();
+    const size_t num_tenants = std::min(sample.cache.tenants.size(), kMaxTenantIndexes);
+    for (size_t i = 0; i < num_tenants; ++i) {
+      sample.tenant_tokens_attended.push_back(
+          impl_->tenant_tokens[i].load(std::memory_order_relaxed));
+    }
+    append(CollectGauges(sample));
+  }
   append(CollectProcess());
-  return prometheus::TextSerializer().Serialize(families);
+  return families;
 }
+
+std::string Metrics::Serialize() { return prometheus::TextSerializer().Serialize(Collect()); }
 
 Metrics::Totals Metrics::totals() const {
   return {.requests = impl_->num_requests.load(std::memory_order_relaxed),

@@ -1,23 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Everything the daemon counts and times, under the names that DESIGN.md gives, prefix `attnd_`.
+// Everything the daemon counts and times, under the names of catalog.h, and the gauges of gauges.h,
+// taken at each scrape.
 //
-//   attnd_request_duration_seconds{method,code}   one observation a call
-//   attnd_stage_duration_seconds{stage,phase}     four a call; over all labels their sum is that of
-//                                                 attnd_request_duration_seconds
-//   attnd_requests_total{method,code}, attnd_items_total{code},
-//   attnd_admission_refused_total{reason} attnd_batch_items, _tokens, _requests         one
-//   observation a launch attnd_launches_total, attnd_kernel_seconds_total
-//   attnd_tokens_written_total, attnd_tokens_attended_total
-//   attnd_sessions_resumed_total, attnd_leases_expired_total
-//   attnd_build_info{version}                     1
-// and the gauges of gauges.h, taken at each scrape.
+// A call makes one observation of attnd_request_duration_seconds and four of
+// attnd_stage_duration_seconds; over all labels the two sums are the same. A launch makes one of
+// each attnd_batch_*.
 //
 // One object, passed to whoever measures; families are created once and children are looked up
-// once, so that recording is a few atomic operations. Labels are bounded: methods, codes, stages,
-// phases, cache names; never an id. Thread-safe.
+// once, so that recording is a few atomic operations. Thread-safe.
 //
-//   metrics.RecordRequest(Method::kAttend, absl::StatusCode::kOk, times, now, Phase::kDecode);
+//   metrics.RecordRequest(Method::kAttend, absl::StatusCode::kOk, Phase::kDecode, stages);
 //   std::string text = metrics.Serialize();
 #pragma once
 
@@ -25,9 +18,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/base/clock.h"
+#include "kv_cache/access.h"
 #include "server/observe/gauges.h"
 
 namespace attnd {
@@ -46,6 +42,9 @@ struct LaunchRecord {
   // The device's time with this launch. Launches queued behind each other do not count time twice.
   Duration kernel{};
 };
+
+// What is read again when its file changes.
+enum class Reload { kTls, kTenants };
 
 // Why admission took nothing.
 enum class Refusal { kQueueFull, kDraining, kDeadline };
@@ -67,6 +66,11 @@ class Metrics {
   void RecordItem(absl::StatusCode code);
   void RecordRefusal(Refusal reason);
   void RecordLaunch(const LaunchRecord& launch);
+  // The query tokens of a launch that are a tenant's.
+  void RecordTenantTokens(TenantIndex tenant, int64_t query_tokens);
+  // A call of any method but those that attend, by its name in the proto.
+  void RecordControl(std::string_view method, absl::StatusCode code);
+  void RecordReload(Reload what, bool ok);
   void RecordSessionResumed();
   // A call without a good token.
   void RecordUnauthenticated();
@@ -74,6 +78,8 @@ class Metrics {
 
   // Called before each Serialize; set once, before serving.
   void SetSampler(std::function<GaugeSample()> sampler);
+  // What there is now, for Serialize and the status page.
+  std::vector<prometheus::MetricFamily> Collect();
   // The text exposition format of Prometheus.
   std::string Serialize();
 

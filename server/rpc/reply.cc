@@ -4,6 +4,7 @@
 namespace attnd {
 
 void Reply::Send(const absl::Status& status) const {
+  context_->metrics.RecordControl(method_, status.code());
   LogCall({.method = method_,
            .request_id = request_id_,
            .tenant = tenant_ == nullptr ? absl::string_view() : *tenant_,

@@ -35,6 +35,14 @@ LaunchRecord LaunchedBatch::Record() const {
   return record;
 }
 
+void LaunchedBatch::RecordTenants(Metrics& metrics) const {
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const WorkItem& work = *items[i].work;
+    if (work.q == nullptr) continue;
+    metrics.RecordTenantTokens(nodes[i]->request->request->tenant, work.query_len);
+  }
+}
+
 LaunchedBatches::LaunchedBatches(KvCache& cache, std::span<Engine* const> engines,
                                  int64_t max_in_flight)
     : cache_(cache),

@@ -38,6 +38,8 @@ struct LaunchedBatch {
   // Writes what the leases know into the items' outcomes.
   void FillOutcomes() const;
   LaunchRecord Record() const;
+  // Which tenants' its query tokens are.
+  void RecordTenants(Metrics& metrics) const;
 };
 
 class LaunchedBatches {

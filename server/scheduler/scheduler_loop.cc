@@ -277,6 +277,7 @@ void SchedulerLoop::FinishBatch(LaunchedBatch& batch, const absl::Status& status
     LaunchRecord record = batch.Record();
     record.kernel = now_ - std::max(batch.launched, device.free_at);
     metrics_.RecordLaunch(record);
+    batch.RecordTenants(metrics_);
     batch.FillOutcomes();
   }
   device.free_at = now_;

@@ -195,7 +195,7 @@ TEST_F(PrefixTest, ASecondSequenceComputesNoFullPageAgainAndHasTheSameBits) {
   EXPECT_THAT(metrics, HasSubstr("attnd_prefix_tokens_queried_total 28\n"));
   EXPECT_THAT(metrics, HasSubstr("attnd_prefix_tokens_matched_total 12\n"));
   EXPECT_THAT(metrics, HasSubstr("attnd_prefix_pages_evicted_total 0\n"));
-  EXPECT_THAT(metrics, HasSubstr("attnd_pages{cache=\"model\",state=\"cached\"} 0\n"));
+  EXPECT_THAT(metrics, HasSubstr("attnd_pages{tenant=\"\",cache=\"model\",state=\"cached\"} 0\n"));
 }
 
 TEST_F(PrefixTest, AWriteOfThePublisherGoesToACopy) {

@@ -132,6 +132,9 @@ TEST(OptionsTest, HelpVersionAndCheckConfigExitWithZero) {
   const ParsedOptions check = Parse({"--check_config", "--num_threads=7"});
   EXPECT_EQ(check.exit_code, 0);
   EXPECT_THAT(check.message, HasSubstr("num_threads = 7\n"));
+  const ParsedOptions metrics = Parse({"--print_metrics"});
+  EXPECT_EQ(metrics.exit_code, 0);
+  EXPECT_THAT(metrics.message, HasSubstr("{\"name\": \"attnd_pages\", \"type\": \"gauge\""));
 }
 
 TEST(OptionsTest, TheMessageLimitHoldsThreeOfTheLargestTensors) {

@@ -14,6 +14,9 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "server/observe/catalog.h"
+
 namespace attnd {
 namespace {
 
@@ -140,7 +143,7 @@ TEST(MetricsTest, GaugesFollowTheSampleAndForgetClosedCaches) {
                          .free_bytes = Bytes(2u << 20),
                          .largest_free_run_superblocks = 1,
                          .failure = ""}};
-  sample.cache.num_sessions = 2;
+  sample.cache.tenants = {{.name = "", .sessions = 2}};
   sample.cache.pages_copied_total = 9;
   sample.cache.prefix_tokens_queried_total = 70;
   sample.cache.prefix_tokens_matched_total = 48;
@@ -152,18 +155,18 @@ TEST(MetricsTest, GaugesFollowTheSampleAndForgetClosedCaches) {
   sample.staging_bytes_in_use = 1 << 20;
   metrics.SetSampler([&] { return sample; });
   auto samples = Parse(metrics.Serialize());
-  EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"used\"}"), 5);
-  EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"cached\"}"), 6);
+  EXPECT_EQ(samples.at("attnd_pages{tenant=\"\",cache=\"a\",state=\"used\"}"), 5);
+  EXPECT_EQ(samples.at("attnd_pages{tenant=\"\",cache=\"a\",state=\"cached\"}"), 6);
   // Reserved pages are free ones that are promised: the states add up to what there is.
-  EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"free\"}"), 2);
-  EXPECT_EQ(samples.at("attnd_pages{cache=\"a\",state=\"reserved\"}"), 1);
-  EXPECT_EQ(samples.at("attnd_pages{cache=\"odd \\\"name\\\"\\n\",state=\"used\"}"), 1);
+  EXPECT_EQ(samples.at("attnd_pages{tenant=\"\",cache=\"a\",state=\"free\"}"), 2);
+  EXPECT_EQ(samples.at("attnd_pages{tenant=\"\",cache=\"a\",state=\"reserved\"}"), 1);
+  EXPECT_EQ(samples.at("attnd_pages{tenant=\"\",cache=\"odd \\\"name\\\"\\n\",state=\"used\"}"), 1);
   EXPECT_EQ(Sum(samples, "attnd_pool_bytes"), 16 << 20);
   EXPECT_EQ(samples.at("attnd_pool_bytes{device=\"1\",use=\"slabs\"}"), 4 << 20);
   EXPECT_EQ(samples.at("attnd_devices{state=\"failed\"}"), 1);
   EXPECT_EQ(samples.at("attnd_devices{state=\"ok\"}"), 1);
   EXPECT_DOUBLE_EQ(samples.at("attnd_pool_fragmentation_ratio"), 0.75);
-  EXPECT_EQ(samples.at("attnd_sessions"), 2);
+  EXPECT_EQ(samples.at("attnd_sessions{tenant=\"\"}"), 2);
   EXPECT_EQ(samples.at("attnd_queue_items"), 4);
   EXPECT_EQ(samples.at("attnd_staging_bytes"), 1 << 20);
   EXPECT_EQ(samples.at("attnd_pages_copied_total"), 9);
@@ -174,24 +177,121 @@ TEST(MetricsTest, GaugesFollowTheSampleAndForgetClosedCaches) {
 
   sample.cache.caches.erase(sample.cache.caches.begin());
   samples = Parse(metrics.Serialize());
-  EXPECT_THAT(samples, Not(Contains(Key("attnd_pages{cache=\"a\",state=\"used\"}"))));
+  EXPECT_THAT(samples, Not(Contains(Key("attnd_pages{tenant=\"\",cache=\"a\",state=\"used\"}"))));
 }
 
-TEST(MetricsTest, EveryNameHasHelpAndOurPrefix) {
+TenantInfo TenantNamed(const std::string& name, uint32_t index, int64_t sessions) {
+  return {.tenant = TenantIndex(index),
+          .name = name,
+          .limits = {.kv_bytes = Bytes(4u << 20)},
+          .kv_bytes = Bytes(2u << 20),
+          .caches = 1,
+          .sessions = sessions,
+          .sequences = 3,
+          .refused_kv_bytes = 1,
+          .refused_caches = 2,
+          .refused_sessions = 3,
+          .refused_sequences = 4};
+}
+
+TEST(MetricsTest, EachTenantHasItsSeries) {
   Metrics metrics;
-  metrics.SetSampler([] { return GaugeSample{}; });
-  metrics.RecordRequest(Method::kAttend, absl::StatusCode::kOk, Phase::kDecode, {});
-  metrics.RecordRefusal(Refusal::kDraining);
-  std::istringstream lines(metrics.Serialize());
-  int families = 0;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.rfind("# HELP ", 0) != 0) continue;
-    ++families;
-    const std::string name = line.substr(7, line.find(' ', 7) - 7);
-    EXPECT_TRUE(name.rfind("attnd_", 0) == 0 || name.rfind("process_", 0) == 0) << name;
-    EXPECT_GT(line.size(), 7 + name.size() + 4) << line;
+  GaugeSample sample;
+  sample.cache.tenants = {{}, TenantNamed("chat", 1, 5), TenantNamed("batch", 2, 6)};
+  sample.tenant_queue_refusals = {0, 9};
+  metrics.SetSampler([&] { return sample; });
+  metrics.RecordTenantTokens(TenantIndex(2), 40);
+  metrics.RecordTenantTokens(TenantIndex(2), 2);
+  const auto samples = Parse(metrics.Serialize());
+  EXPECT_EQ(samples.at("attnd_sessions{tenant=\"chat\"}"), 5);
+  EXPECT_EQ(Sum(samples, "attnd_sessions"), 11);
+  EXPECT_EQ(samples.at("attnd_sequences{tenant=\"batch\"}"), 3);
+  EXPECT_EQ(samples.at("attnd_tenant_pool_bytes{tenant=\"chat\"}"), 2 << 20);
+  EXPECT_EQ(samples.at("attnd_tenant_pool_bytes_limit{tenant=\"chat\"}"), 4 << 20);
+  EXPECT_EQ(samples.at("attnd_tenant_tokens_attended_total{tenant=\"chat\"}"), 0);
+  EXPECT_EQ(samples.at("attnd_tenant_tokens_attended_total{tenant=\"batch\"}"), 42);
+  const auto refused = [&](const std::string& reason) {
+    return samples.at("attnd_tenant_refused_total{tenant=\"chat\",reason=\"" + reason + "\"}");
+  };
+  EXPECT_EQ(refused("kv_bytes"), 1);
+  EXPECT_EQ(refused("caches"), 2);
+  EXPECT_EQ(refused("sessions"), 3);
+  EXPECT_EQ(refused("sequences"), 4);
+  EXPECT_EQ(refused("queue"), 9);
+  // Nobody is called "", where callers are told apart.
+  EXPECT_THAT(samples, Not(Contains(Key("attnd_sessions{tenant=\"\"}"))));
+}
+
+TEST(MetricsTest, TenantsBeyondTheLimitAreSummedUp) {
+  Metrics metrics;
+  GaugeSample sample;
+  sample.cache.tenants.emplace_back();
+  for (uint32_t i = 1; i <= kMaxTenantSeries + 3; ++i) {
+    sample.cache.tenants.push_back(TenantNamed(absl::StrCat("t", i), i, 10));
   }
-  EXPECT_GT(families, 20);
+  metrics.SetSampler([&] { return sample; });
+  const auto samples = Parse(metrics.Serialize());
+  EXPECT_EQ(samples.at("attnd_sessions{tenant=\"t64\"}"), 10);
+  EXPECT_THAT(samples, Not(Contains(Key("attnd_sessions{tenant=\"t65\"}"))));
+  EXPECT_EQ(samples.at("attnd_sessions{tenant=\"(others)\"}"), 30);
+  EXPECT_EQ(Sum(samples, "attnd_sessions"), 670);
+}
+
+TEST(MetricsTest, WithoutALimitATenantMayHaveThePool) {
+  Metrics metrics;
+  GaugeSample sample;
+  sample.cache.pool_bytes = Bytes(64u << 20);
+  sample.cache.tenants.emplace_back();
+  metrics.SetSampler([&] { return sample; });
+  EXPECT_EQ(Parse(metrics.Serialize()).at("attnd_tenant_pool_bytes_limit{tenant=\"\"}"), 64 << 20);
+}
+
+TEST(MetricsTest, ControlCallsAndReloadsAreCounted) {
+  Metrics metrics;
+  metrics.RecordControl("OpenSession", absl::StatusCode::kOk);
+  metrics.RecordControl("OpenSession", absl::StatusCode::kOk);
+  metrics.RecordControl("TruncateSequence", absl::StatusCode::kNotFound);
+  metrics.RecordControl("NoSuchMethod", absl::StatusCode::kOk);
+  metrics.RecordReload(Reload::kTls, false);
+  const auto samples = Parse(metrics.Serialize());
+  EXPECT_EQ(samples.at("attnd_control_requests_total{code=\"OK\",method=\"OpenSession\"}"), 2);
+  EXPECT_EQ(
+      samples.at("attnd_control_requests_total{code=\"NOT_FOUND\",method=\"TruncateSequence\"}"),
+      1);
+  EXPECT_EQ(samples.at("attnd_control_requests_total{code=\"OK\",method=\"other\"}"), 1);
+  EXPECT_EQ(samples.at("attnd_reloads_total{result=\"failed\",what=\"tls\"}"), 1);
+  // What is alerted on is there before it happens.
+  EXPECT_EQ(samples.at("attnd_reloads_total{result=\"failed\",what=\"tenants\"}"), 0);
+  EXPECT_EQ(samples.at("attnd_admission_refused_total{reason=\"queue_full\"}"), 0);
+}
+
+TEST(MetricsTest, DevicesShowWhatTheyTellAndNoMore) {
+  Metrics metrics;
+  GaugeSample sample;
+  sample.devices = {{.name = "hip:0: a GPU",
+                     .backend = "hip",
+                     .total_memory = Bytes(1000),
+                     .used_memory = Bytes(400),
+                     .edge_celsius = 51,
+                     .junction_celsius = 62.5,
+                     .memory_celsius = 70,
+                     .power_watts = 180.25},
+                    {.name = "hip:1: another", .backend = "hip", .total_memory = Bytes(2000)}};
+  sample.draining = true;
+  sample.tls_certificate_expiry_s = 1800000000;
+  sample.limits = {.queued_requests = 1, .staging_bytes = Bytes(7), .sequences = 9};
+  metrics.SetSampler([&] { return sample; });
+  const auto samples = Parse(metrics.Serialize());
+  EXPECT_EQ(samples.at("attnd_device_info{device=\"0\",name=\"hip:0: a GPU\",backend=\"hip\"}"), 1);
+  EXPECT_EQ(samples.at("attnd_device_memory_bytes{device=\"0\",kind=\"used\"}"), 400);
+  EXPECT_EQ(samples.at("attnd_device_memory_bytes{device=\"1\",kind=\"total\"}"), 2000);
+  EXPECT_EQ(samples.at("attnd_device_temperature_celsius{device=\"0\",sensor=\"junction\"}"), 62.5);
+  EXPECT_EQ(samples.at("attnd_device_power_watts{device=\"0\"}"), 180.25);
+  EXPECT_THAT(samples, Not(Contains(Key("attnd_device_power_watts{device=\"1\"}"))));
+  EXPECT_EQ(Sum(samples, "attnd_device_temperature_celsius"), 51 + 62.5 + 70);
+  EXPECT_EQ(samples.at("attnd_draining"), 1);
+  EXPECT_EQ(samples.at("attnd_tls_certificate_expiry_timestamp_seconds"), 1800000000);
+  EXPECT_EQ(samples.at("attnd_limit{resource=\"staging_bytes\"}"), 7);
 }
 
 TEST(MetricsTest, ThreadsRecordAndScrapeAtOnce) {
