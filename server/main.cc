@@ -27,6 +27,7 @@
 #include "server/observe/log.h"
 #include "server/options.h"
 #include "server/platform.h"
+#include "server/preflight.h"
 #include "server/server.h"
 #include "spdlog/spdlog.h"
 
@@ -114,6 +115,9 @@ void Log(const ChosenPlatform& chosen) {
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
+  const Preflight found = CheckFiles(options);
+  if (!found.errors.empty()) return absl::FailedPreconditionError(found.errors.front());
+  ATTND_RETURN_IF_ERROR(CheckPorts(options));
   ATTND_ASSIGN_OR_RETURN(ChosenPlatform chosen, ChoosePlatform(options, MakeCpuPlatform));
   Log(chosen);
   return Server::Start(options, std::move(chosen.platform));
