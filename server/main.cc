@@ -20,6 +20,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -29,6 +31,7 @@
 #include "server/platform.h"
 #include "server/preflight.h"
 #include "server/server.h"
+#include "server/service_manager.h"
 #include "spdlog/spdlog.h"
 
 namespace attnd {
@@ -123,6 +126,11 @@ absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
   return Server::Start(options, std::move(chosen.platform));
 }
 
+// systemd's not being told keeps nobody from serving; it will say itself what it misses.
+void Warn(const absl::Status& status) {
+  if (!status.ok()) spdlog::warn("{}", std::string(status.message()));
+}
+
 int Run(int argc, const char* const* argv) {
   const ParsedOptions parsed = ParseOptions(argc, argv);
   if (parsed.exit_code >= 0) {
@@ -146,10 +154,14 @@ int Run(int argc, const char* const* argv) {
     return kExitCannotStart;
   }
 
+  const ServiceManager manager(std::getenv("NOTIFY_SOCKET"));
+  Warn(manager.Ready(
+      absl::StrCat("serving on ", absl::StrJoin((*server)->listen_addresses(), ", "))));
   const std::string why = WaitForEnd(signals, options.exit_with_stdin);
   spdlog::info("{}: draining for at most {} s; a second signal exits at once", why,
                std::chrono::duration<double>(options.drain_timeout).count());
   LetSignalsEndTheProcess(signals);
+  Warn(manager.Stopping(options.drain_timeout));
   if (absl::Status status = (*server)->Drain(options.drain_timeout); status.ok()) {
     spdlog::info("drained");
   } else {
