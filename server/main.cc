@@ -15,6 +15,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -39,13 +40,18 @@ namespace {
 
 constexpr int kExitCannotStart = 1;
 
-// SIGTERM and SIGINT are taken by WaitForEnd: every thread that is started later inherits the mask,
-// so it is set before any.
+// A closed terminal ends what was started in it. Elsewhere SIGHUP is what operators send to have
+// files read again, and must not end a service.
+bool HangupEnds() { return isatty(STDIN_FILENO) == 1; }
+
+// SIGTERM, SIGINT and SIGHUP are taken by WaitForEnd: every thread that is started later inherits
+// the mask, so it is set before any.
 sigset_t BlockSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // A client that hangs up is an error of its call.
   std::signal(SIGPIPE, SIG_IGN);
@@ -68,8 +74,14 @@ std::string WaitForEnd(const sigset_t& signals, bool with_stdin) {
     if (poll(events, 2, -1) < 0) continue;  // EINTR
     signalfd_siginfo signal{};
     if (events[0].revents != 0 && read(signal_fd, &signal, sizeof(signal)) == sizeof(signal)) {
+      if (signal.ssi_signo == SIGHUP && !HangupEnds()) {
+        spdlog::info(
+            "SIGHUP: nothing to do, certificates and tenants are read again when their files "
+            "change; other options need a restart");
+        continue;
+      }
       close(signal_fd);
-      return signal.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT";
+      return absl::StrCat("SIG", sigabbrev_np(static_cast<int>(signal.ssi_signo)));
     }
     if (events[1].revents != 0 && !StdinIsOpen()) {
       close(signal_fd);
@@ -83,6 +95,7 @@ void LetSignalsEndTheProcess(const sigset_t& signals) {
   const auto exit_now = [](int signal) { _exit(128 + signal); };
   std::signal(SIGTERM, exit_now);
   std::signal(SIGINT, exit_now);
+  if (!HangupEnds()) std::signal(SIGHUP, SIG_IGN);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
 

@@ -6,7 +6,7 @@
 //
 // Thread-safe after construction: one system call a message.
 //
-//   const ServiceManager manager(std::getenv("NOTIFY_SOCKET"));
+//   const ServiceManager manager(socket);  // what the environment says in NOTIFY_SOCKET
 //   manager.Ready("serving on unix:/run/attnd/attnd.sock");
 //   manager.Stopping(options.drain_timeout);
 #pragma once

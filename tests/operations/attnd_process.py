@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -98,6 +99,16 @@ def start(
         process.wait()
         notify.close()
         address.unlink()
+
+
+@contextmanager
+def make_open_folder() -> Iterator[Path]:
+    """A folder short enough for a socket's path, which any user may pass through. pytest's own is
+    closed to others, and closed again by each run of pytest."""
+    with tempfile.TemporaryDirectory(prefix="attnd-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
 
 
 def attnctl(*arguments: str) -> str:

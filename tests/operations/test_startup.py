@@ -8,22 +8,19 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attnd_process import ATTND, attnctl, start
+from attnd_process import ATTND, attnctl, make_open_folder, start
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short enough for a socket's path, and reachable for any user."""
-    path = tmp_path_factory.mktemp("d")
-    for part in [path, *path.parents]:
-        if part.stat().st_uid == os.geteuid() and str(part).count("/") > 1:
-            part.chmod(part.stat().st_mode | 0o011)
-    return path
+def folder() -> Iterator[Path]:
+    with make_open_folder() as path:
+        yield path
 
 
 def refused(folder: Path, *flags: str, wrapper: tuple[str, ...] = (), code: int = 1) -> str:
@@ -49,7 +46,7 @@ def refused(folder: Path, *flags: str, wrapper: tuple[str, ...] = (), code: int 
 
 
 @pytest.fixture
-def taken_port():
+def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 

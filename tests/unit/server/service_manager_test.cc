@@ -71,7 +71,7 @@ TEST(ServiceManagerTest, WithoutASocketNobodyIsTold) {
 
 TEST(ServiceManagerTest, ASocketThatCannotBeUsedIsNamed) {
   for (const std::string& name : {std::string("/nonexistent/notify"), std::string("vsock:2:1"),
-                                 "/" + std::string(200, 'a')}) {
+                                  "/" + std::string(200, 'a')}) {
     const absl::Status status = ServiceManager(name.c_str()).Ready("serving");
     EXPECT_THAT(status.message(), HasSubstr("NOTIFY_SOCKET=\"" + name + "\": "));
   }
