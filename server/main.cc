@@ -15,11 +15,14 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -27,7 +30,9 @@
 #include "server/observe/log.h"
 #include "server/options.h"
 #include "server/platform.h"
+#include "server/preflight.h"
 #include "server/server.h"
+#include "server/service_manager.h"
 #include "spdlog/spdlog.h"
 
 namespace attnd {
@@ -35,13 +40,18 @@ namespace {
 
 constexpr int kExitCannotStart = 1;
 
-// SIGTERM and SIGINT are taken by WaitForEnd: every thread that is started later inherits the mask,
-// so it is set before any.
+// A closed terminal ends what was started in it. Elsewhere SIGHUP is what operators send to have
+// files read again, and must not end a service.
+bool HangupEnds() { return isatty(STDIN_FILENO) == 1; }
+
+// SIGTERM, SIGINT and SIGHUP are taken by WaitForEnd: every thread that is started later inherits
+// the mask, so it is set before any.
 sigset_t BlockSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // A client that hangs up is an error of its call.
   std::signal(SIGPIPE, SIG_IGN);
@@ -64,8 +74,14 @@ std::string WaitForEnd(const sigset_t& signals, bool with_stdin) {
     if (poll(events, 2, -1) < 0) continue;  // EINTR
     signalfd_siginfo signal{};
     if (events[0].revents != 0 && read(signal_fd, &signal, sizeof(signal)) == sizeof(signal)) {
+      if (signal.ssi_signo == SIGHUP && !HangupEnds()) {
+        spdlog::info(
+            "SIGHUP: nothing to do, certificates and tenants are read again when their files "
+            "change; other options need a restart");
+        continue;
+      }
       close(signal_fd);
-      return signal.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT";
+      return absl::StrCat("SIG", sigabbrev_np(static_cast<int>(signal.ssi_signo)));
     }
     if (events[1].revents != 0 && !StdinIsOpen()) {
       close(signal_fd);
@@ -79,6 +95,7 @@ void LetSignalsEndTheProcess(const sigset_t& signals) {
   const auto exit_now = [](int signal) { _exit(128 + signal); };
   std::signal(SIGTERM, exit_now);
   std::signal(SIGINT, exit_now);
+  if (!HangupEnds()) std::signal(SIGHUP, SIG_IGN);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
 
@@ -114,9 +131,17 @@ void Log(const ChosenPlatform& chosen) {
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
+  const Preflight found = CheckFiles(options);
+  if (!found.errors.empty()) return absl::FailedPreconditionError(found.errors.front());
+  ATTND_RETURN_IF_ERROR(CheckPorts(options));
   ATTND_ASSIGN_OR_RETURN(ChosenPlatform chosen, ChoosePlatform(options, MakeCpuPlatform));
   Log(chosen);
   return Server::Start(options, std::move(chosen.platform));
+}
+
+// systemd's not being told keeps nobody from serving; it will say itself what it misses.
+void Warn(const absl::Status& status) {
+  if (!status.ok()) spdlog::warn("{}", std::string(status.message()));
 }
 
 int Run(int argc, const char* const* argv) {
@@ -142,10 +167,14 @@ int Run(int argc, const char* const* argv) {
     return kExitCannotStart;
   }
 
+  const ServiceManager manager(std::getenv("NOTIFY_SOCKET"));
+  Warn(manager.Ready(
+      absl::StrCat("serving on ", absl::StrJoin((*server)->listen_addresses(), ", "))));
   const std::string why = WaitForEnd(signals, options.exit_with_stdin);
   spdlog::info("{}: draining for at most {} s; a second signal exits at once", why,
                std::chrono::duration<double>(options.drain_timeout).count());
   LetSignalsEndTheProcess(signals);
+  Warn(manager.Stopping(options.drain_timeout));
   if (absl::Status status = (*server)->Drain(options.drain_timeout); status.ok()) {
     spdlog::info("drained");
   } else {

@@ -2,49 +2,41 @@
 #include "server/options.h"
 
 #include <CLI/CLI.hpp>
-#include <array>
-#include <charconv>
-#include <concepts>
+#include <algorithm>
+#include <functional>
 #include <limits>
+#include <map>
 #include <optional>
+#include <set>
 #include <span>
-#include <type_traits>
+#include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "kv_cache/geometry.h"
+#include "server/config_file.h"
 #include "server/observe/catalog.h"
 #include "server/observe/log.h"
 #include "server/option_text.h"
+#include "server/option_visitors.h"
+#include "server/preflight.h"
 #include "server/rpc/listen_address.h"
 
 namespace attnd {
 namespace {
 
-using Values = std::vector<std::string>;
-
 constexpr Bytes kKiB(1 << 10), kMiB(1 << 20), kGiB(1 << 30), kTiB(uint64_t{1} << 40);
 constexpr Duration kYear = std::chrono::hours(24 * 365);
-
-template <typename T>
-struct Range {
-  T least, most;
-  bool or_zero = false;  // which then has a meaning of its own
-
-  // False for a value that is not a number.
-  bool Holds(T value) const {
-    return (or_zero && value == T{}) || (least <= value && value <= most);
-  }
-};
 
 Values Names(std::span<const absl::string_view> names) { return {names.begin(), names.end()}; }
 
 // Every option, once: name, member, allowed range or values, help. Parsing, printing, validation
-// and
-// `--help` are visitors of this list.
+// and `--help` are visitors of this list (option_visitors.h).
 template <typename SomeOptions, typename Visitor>
 void VisitOptions(SomeOptions& o, Visitor& v) {
   constexpr auto kCount = std::numeric_limits<int32_t>::max();
@@ -130,40 +122,6 @@ void VisitOptions(SomeOptions& o, Visitor& v) {
          "How it is logged (json: one object a line)");
 }
 
-bool Parse(absl::string_view text, Bytes& value) {
-  const std::optional<Bytes> bytes = ParseBytes(text);
-  if (bytes) value = *bytes;
-  return bytes.has_value();
-}
-bool Parse(absl::string_view text, Duration& value) {
-  const std::optional<Duration> duration = ParseDuration(text);
-  if (duration) value = *duration;
-  return duration.has_value();
-}
-template <typename Number>
-requires std::is_arithmetic_v<Number>
-bool Parse(absl::string_view text, Number& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-std::string Format(Bytes value) { return FormatBytes(value); }
-std::string Format(Duration value) { return FormatDuration(value); }
-std::string Format(std::integral auto value) { return absl::StrCat(value); }
-std::string Format(double value) { return absl::StrCat(value); }
-std::string Quoted(absl::string_view value) { return absl::StrCat("\"", value, "\""); }
-
-template <typename T>
-std::string ExpectedRange(const Range<T>& range) {
-  return absl::StrCat("expected ", Format(range.least), " to ", Format(range.most),
-                      range.or_zero ? ", or 0" : "");
-}
-
-absl::string_view TypeName(Bytes) { return "BYTES"; }
-absl::string_view TypeName(Duration) { return "TIME"; }
-absl::string_view TypeName(std::integral auto) { return "NUMBER"; }
-absl::string_view TypeName(double) { return "NUMBER"; }
-
 // Declares options to the command line's parser.
 class Declare {
  public:
@@ -177,16 +135,17 @@ class Declare {
     app_.add_option_function<std::string>(
             flag,
             [&value, flag, range](const std::string& text) {
-              if (!Parse(text, value)) {
+              // Its range is Validate's matter, which shows the value as it was understood.
+              if (!ParseOption(text, value)) {
                 throw CLI::ValidationError(
-                    flag, absl::StrCat("\"", text, "\" is not a ", Kind(value), ", ",
-                                       ExpectedRange(range)));
+                    flag, absl::StrCat("\"", text, "\" is not a ", KindText(value), ", expected ",
+                                       RangeText(range)));
               }
             },
             help)
         ->take_last()
         ->type_name(std::string(TypeName(value)))
-        ->default_str(Format(value))
+        ->default_str(FormatOption(value))
         ->group(group_);
   }
   void Text(const std::string& name, std::string& value, const Values& allowed,
@@ -195,7 +154,7 @@ class Declare {
                     allowed.empty() ? help : absl::StrCat(help, ": ", absl::StrJoin(allowed, ", ")))
         ->take_last()
         ->type_name("TEXT")
-        ->default_str(Quoted(value))
+        ->default_str(QuotedValue(value))
         ->group(group_);
   }
   void List(const std::string& name, Values& value, const std::string& help) {
@@ -210,66 +169,8 @@ class Declare {
   }
 
  private:
-  static absl::string_view Kind(Bytes) { return "size (as in 512MiB)"; }
-  static absl::string_view Kind(Duration) { return "time (as in 30s)"; }
-  static absl::string_view Kind(std::integral auto) { return "whole number"; }
-  static absl::string_view Kind(double) { return "number"; }
-
   CLI::App& app_;
   std::string group_;
-};
-
-// One "name = value" a line, as the config file takes it.
-class Print {
- public:
-  void Group(absl::string_view) {}
-  template <typename T>
-  void Number(absl::string_view name, const T& value, const Range<T>&, absl::string_view) {
-    absl::StrAppend(&text, name, " = ", Format(value), "\n");
-  }
-  void Text(absl::string_view name, const std::string& value, const Values&, absl::string_view) {
-    absl::StrAppend(&text, name, " = ", Quoted(value), "\n");
-  }
-  void List(absl::string_view name, const Values& values, absl::string_view) {
-    absl::StrAppend(&text, name, " = [",
-                    absl::StrJoin(values, ", ",
-                                  [](std::string* out, const std::string& value) {
-                                    absl::StrAppend(out, Quoted(value));
-                                  }),
-                    "]\n");
-  }
-  void Flag(absl::string_view name, bool value, absl::string_view) {
-    absl::StrAppend(&text, name, " = ", value ? "true" : "false", "\n");
-  }
-
-  std::string text;
-};
-
-class Check {
- public:
-  void Group(absl::string_view) {}
-  template <typename T>
-  void Number(absl::string_view name, const T& value, const Range<T>& range, absl::string_view) {
-    if (!range.Holds(value)) {
-      Fail(name, Format(value), ExpectedRange(range));
-    }
-  }
-  void Text(absl::string_view name, const std::string& value, const Values& allowed,
-            absl::string_view) {
-    if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
-      Fail(name, Quoted(value), absl::StrCat("expected one of ", absl::StrJoin(allowed, ", ")));
-    }
-  }
-  void List(absl::string_view name, const Values& values, absl::string_view) {
-    if (values.empty()) Fail(name, "(none)", "expected at least one");
-  }
-  void Flag(absl::string_view, bool, absl::string_view) {}
-
-  void Fail(absl::string_view name, absl::string_view value, absl::string_view expected) {
-    status.Update(absl::InvalidArgumentError(absl::StrCat("--", name, " ", value, ": ", expected)));
-  }
-
-  absl::Status status;
 };
 
 // Files are looked into when the daemon starts (security/certificates.h).
@@ -317,12 +218,8 @@ absl::Status CheckAddresses(const Options& options) {
 }
 
 // A message for whoever misspelt `name`, given without its dashes.
-std::string UnknownOption(const CLI::App& app, absl::string_view name, absl::string_view shown) {
-  std::vector<std::string> known;
-  for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& long_name : option->get_lnames()) known.push_back(long_name);
-  }
-  const absl::string_view closest = ClosestName(name.substr(0, name.find('=')), known);
+std::string UnknownOption(absl::string_view name, absl::string_view shown, const Values& known) {
+  const absl::string_view closest = ClosestName(name, known);
   return absl::StrCat("unknown option ", shown,
                       closest.empty() ? "; --help lists them all"
                                       : absl::StrCat("; did you mean --", closest, "?"));
@@ -348,6 +245,134 @@ ParsedOptions Exit(int code, std::string message) {
   return {.options = {}, .exit_code = code, .message = std::move(message)};
 }
 
+ParsedOptions Bad(absl::string_view what) {
+  return Exit(kExitUsage, absl::StrCat("attnd: ", what, "\n"));
+}
+
+// What the command line says beside the options' values.
+struct CommandLine {
+  std::string config;
+  bool check_config = false;
+  bool print_config = false, print_metrics = false;
+  std::set<std::string, std::less<>> given;  // options by name
+};
+
+// Puts the flags' values over what is in `options`; an outcome where that is the end.
+std::optional<ParsedOptions> ParseCommandLine(int argc, const char* const* argv, Options& options,
+                                              CommandLine& line) {
+  CLI::App app("attnd, the attention backend daemon: serves attention over a paged KV cache.",
+               "attnd");
+  app.set_version_flag("--version", absl::StrCat("attnd ", Version()));
+  app.add_option("--config", line.config,
+                 "Read options from FILE, one \"name = value\" a line; flags win")
+      ->type_name("FILE");
+  app.add_flag("--check_config", line.check_config,
+               "Check the options and the files that they name, print them and exit");
+  app.add_flag("--print_config", line.print_config,
+               "Print a config file with every option, its help and its default, and exit");
+  app.add_flag("--print_metrics", line.print_metrics,
+               "Print every metric with its type, labels and help as JSON and exit");
+  app.allow_extras();
+  Declare declare(app);
+  VisitOptions(options, declare);
+  try {
+    app.parse(Arguments(argc, argv));
+  } catch (const CLI::CallForHelp&) {
+    return Exit(0, app.help());
+  } catch (const CLI::CallForVersion& version) {
+    return Exit(0, absl::StrCat(version.what(), "\n"));
+  } catch (const CLI::Error& error) {
+    return Bad(error.what());
+  }
+  Values known;
+  for (const CLI::Option* option : app.get_options()) {
+    const Values& names = option->get_lnames();
+    known.insert(known.end(), names.begin(), names.end());
+    if (option->count() > 0) line.given.insert(names.begin(), names.end());
+  }
+  for (const std::string& extra : app.remaining()) {
+    absl::string_view name = extra;
+    if (absl::ConsumePrefix(&name, "--")) {
+      return Bad(UnknownOption(name.substr(0, name.find('=')), extra, known));
+    }
+    return Bad(absl::StrCat("unexpected argument \"", extra, "\"; options start with --"));
+  }
+  return std::nullopt;
+}
+
+// Where the config file sets which option.
+using Places = std::map<std::string, std::string, std::less<>>;
+
+// What is wrong with a line that names no option.
+std::string UnknownKey(const ConfigEntry& entry, const Values& known) {
+  const std::string shown = ShownValue(entry.key);
+  if (entry.key == "config" || entry.key == "check_config" || entry.key == "print_config" ||
+      entry.key == "print_metrics" || entry.key == "help" || entry.key == "version") {
+    return absl::StrCat(shown, " is for the command line alone");
+  }
+  // As it may be written elsewhere: --no-reflection, Pool-Bytes.
+  absl::string_view stripped = entry.key;
+  while (absl::ConsumePrefix(&stripped, "-")) {
+  }
+  std::string name = absl::StrReplaceAll(absl::AsciiStrToLower(stripped), {{"-", "_"}});
+  if (absl::string_view positive = name; absl::ConsumePrefix(&positive, "no_") &&
+                                         std::count(known.begin(), known.end(), positive) > 0) {
+    return absl::StrCat("unknown option ", shown, "; expected ", positive, " = false");
+  }
+  const absl::string_view closest = ClosestName(name, known);
+  return absl::StrCat("unknown option ", shown,
+                      closest.empty() ? "; `attnd --print_config` lists them all"
+                                      : absl::StrCat("; did you mean ", closest, "?"));
+}
+
+std::optional<ParsedOptions> ApplyConfig(const std::string& path, Options& options,
+                                         Places& places) {
+  constexpr size_t kMostErrors = 20;  // enough to mend a file, too few to fill a screen
+  const absl::StatusOr<std::string> text = ReadConfigFile(path);
+  if (!text.ok()) return Bad(text.status().message());
+  ConfigText config = ParseConfig(*text);
+  for (const ConfigEntry& entry : config.entries) {
+    SetOption set(entry);
+    VisitOptions(options, set);
+    places[entry.key] = absl::StrCat(path, ":", entry.line);
+    if (!set.found) set.wrong = UnknownKey(entry, set.names);
+    if (set.wrong.empty()) continue;
+    const std::string value =
+        entry.is_list ? QuotedList(entry.values) : ShownValue(entry.values[0]);
+    config.errors.push_back(
+        {.line = entry.line,
+         .what = set.found ? absl::StrCat(entry.key, " = ", value, ": ", set.wrong) : set.wrong});
+  }
+  if (config.errors.empty()) return std::nullopt;
+  std::stable_sort(config.errors.begin(), config.errors.end(),
+                   [](const ConfigError& a, const ConfigError& b) { return a.line < b.line; });
+  Values messages;
+  for (const ConfigError& error : config.errors) {
+    messages.push_back(absl::StrCat(path, ":", error.line, ": ", error.what));
+  }
+  if (messages.size() > kMostErrors) {
+    const size_t more = messages.size() - kMostErrors;
+    messages.resize(kMostErrors);
+    messages.push_back(absl::StrCat(path, ": and ", more, " errors more"));
+  }
+  return Bad(absl::StrJoin(messages, "\nattnd: "));
+}
+
+// `message` names options as flags; this says which of them stand in the config file, and where.
+std::string WithPlaces(absl::string_view message, const Places& places,
+                       const std::set<std::string, std::less<>>& given) {
+  std::string text(message);
+  for (const auto& [name, place] : places) {
+    const size_t at = message.find(absl::StrCat("--", name));
+    const size_t end = at + 2 + name.size();
+    if (at == absl::string_view::npos || given.contains(name)) continue;
+    if (end < message.size() && (absl::ascii_isalnum(message[end]) || message[end] == '_'))
+      continue;
+    absl::StrAppend(&text, " (", name, " is set at ", place, ")");
+  }
+  return text;
+}
+
 }  // namespace
 
 const char* Version() { return ATTND_VERSION; }
@@ -369,69 +394,71 @@ Bytes Options::PoolBytes(Bytes device_memory, bool host) const {
 }
 
 absl::Status Options::Validate() const {
-  Check check;
+  CheckOptions check;
   VisitOptions(*this, check);
   ATTND_RETURN_IF_ERROR(check.status);
   if (max_lease < default_lease) {
-    return absl::InvalidArgumentError(absl::StrCat("--default_lease ", Format(default_lease),
-                                                   ": exceeds --max_lease ", Format(max_lease)));
+    return absl::InvalidArgumentError(absl::StrCat("--default_lease ", FormatOption(default_lease),
+                                                   ": exceeds --max_lease ",
+                                                   FormatOption(max_lease)));
   }
   ATTND_RETURN_IF_ERROR(CheckTls(*this));
   return CheckAddresses(*this);
 }
 
 std::string Options::ToString() const {
-  Print print;
+  PrintOptions print;
   VisitOptions(*this, print);
   return print.text;
 }
 
+std::string ExampleConfig() {
+  DescribeOptions describe;
+  describe.text =
+      "# The options of attnd, each with its default. Written by `attnd --print_config`.\n"
+      "#\n"
+      "# One \"name = value\" a line; take the \"#\" before a name away to set it. Sizes: 512MiB,\n"
+      "# 1.5GiB. Times: 50us, 300ms, 30s, 5m, 1h30m. A list is written [\"one\", \"two\"]. Flags "
+      "of\n"
+      "# the command line win. `attnd --config FILE --check_config` says what is wrong, and "
+      "where.\n";
+  const Options defaults;
+  VisitOptions(defaults, describe);
+  return describe.text;
+}
+
 ParsedOptions ParseOptions(int argc, const char* const* argv) {
+  // Once to learn of the config file and what is wrong with the flags, then over what the file set.
+  Options of_flags_alone;
+  CommandLine line;
+  if (auto exit = ParseCommandLine(argc, argv, of_flags_alone, line)) return *std::move(exit);
+  if (line.print_config) return Exit(0, ExampleConfig());
+  if (line.print_metrics) return Exit(0, MetricCatalogJson());
   ParsedOptions parsed;
-  CLI::App app("attnd, the attention backend daemon: serves attention over a paged KV cache.",
-               "attnd");
-  bool check_config = false, print_metrics = false;
-  app.set_version_flag("--version", absl::StrCat("attnd ", Version()));
-  app.set_config("--config", "", "Read options from FILE, one \"name = value\" a line; flags win")
-      ->type_name("FILE");
-  app.add_flag("--check_config", check_config, "Check the options, print them and exit");
-  app.add_flag("--print_metrics", print_metrics,
-               "Print every metric with its type, labels and help as JSON and exit");
-  app.allow_extras();
-  app.allow_config_extras(CLI::config_extras_mode::error);
-  Declare declare(app);
-  VisitOptions(parsed.options, declare);
-  try {
-    app.parse(Arguments(argc, argv));
-  } catch (const CLI::CallForHelp&) {
-    return Exit(0, app.help());
-  } catch (const CLI::CallForVersion& version) {
-    return Exit(0, absl::StrCat(version.what(), "\n"));
-  } catch (const CLI::ConfigError& error) {
-    absl::string_view name = error.what();
-    if (!absl::ConsumePrefix(&name, "INI was not able to parse ")) {
-      return Exit(kExitUsage, absl::StrCat("attnd: config file: ", error.what(), "\n"));
-    }
-    return Exit(kExitUsage,
-                absl::StrCat("attnd: config file: ", UnknownOption(app, name, Quoted(name)), "\n"));
-  } catch (const CLI::Error& error) {
-    return Exit(kExitUsage, absl::StrCat("attnd: ", error.what(), "\n"));
+  Places places;
+  if (line.given.contains("config")) {
+    if (auto exit = ApplyConfig(line.config, parsed.options, places)) return *std::move(exit);
+    if (auto exit = ParseCommandLine(argc, argv, parsed.options, line)) return *std::move(exit);
+  } else {
+    parsed.options = std::move(of_flags_alone);
   }
-  for (const std::string& extra : app.remaining()) {
-    absl::string_view name = extra;
-    const bool is_flag = absl::ConsumePrefix(&name, "--");
-    return Exit(kExitUsage, absl::StrCat("attnd: ",
-                                         is_flag ? UnknownOption(app, name, extra)
-                                                 : absl::StrCat("unexpected argument \"", extra,
-                                                                "\"; options start with --"),
-                                         "\n"));
-  }
-  if (print_metrics) return Exit(0, MetricCatalogJson());
   if (absl::Status status = parsed.options.Validate(); !status.ok()) {
-    return Exit(kExitUsage, absl::StrCat("attnd: ", status.message(), "\n"));
+    return Bad(WithPlaces(status.message(), places, line.given));
   }
-  if (check_config) return Exit(0, parsed.options.ToString());
-  return parsed;
+  if (!line.check_config) return parsed;
+  const Preflight found = CheckFiles(parsed.options);
+  if (!found.errors.empty()) {
+    Values messages;
+    for (const std::string& error : found.errors) {
+      messages.push_back(WithPlaces(error, places, line.given));
+    }
+    return Bad(absl::StrJoin(messages, "\nattnd: "));
+  }
+  std::string message;
+  for (const std::string& warning : found.warnings) {
+    absl::StrAppend(&message, "# warning: ", warning, "\n");
+  }
+  return Exit(0, message + parsed.options.ToString());
 }
 
 }  // namespace attnd

@@ -71,15 +71,20 @@ struct Options {
 };
 
 // Fills options from the command line (and from `--config FILE`). An outcome with `exit_code` set
-// means: print `message` and exit (--help, --version, a bad flag).
+// means: print `message` and exit (--help, --version, a bad flag, a bad config file: all its
+// errors, each with its line).
 struct ParsedOptions {
   Options options;
-  int exit_code =
-      -1;  // 0 for --help, --version, --check_config, --print_metrics; kExitUsage for a bad flag
+  // 0 for --help, --version, --check_config, --print_config, --print_metrics; kExitUsage for a bad
+  // flag or file
+  int exit_code = -1;
   std::string message;
 };
 inline constexpr int kExitUsage = 2;
 ParsedOptions ParseOptions(int argc, const char* const* argv);
+
+// A config file that sets nothing and shows everything: deploy/attnd.conf is this.
+std::string ExampleConfig();
 
 const char* Version();  // of the daemon: "0.1.0"
 

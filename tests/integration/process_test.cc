@@ -258,6 +258,27 @@ TEST(ProcessTest, TheLogLevelIsChangedWhileItRuns) {
   EXPECT_THAT(daemon.log(), Not(HasSubstr("drained")));
 }
 
+TEST(ProcessTest, AHangupEndsNothingWithoutATerminal) {
+  int pipe_fds[2];
+  ASSERT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0);
+  const int own_stdin = dup(STDIN_FILENO);
+  ASSERT_EQ(dup2(pipe_fds[0], STDIN_FILENO), STDIN_FILENO);
+  ChildDaemon daemon;
+  dup2(own_stdin, STDIN_FILENO);
+  close(own_stdin);
+  close(pipe_fds[0]);
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  daemon.Signal(SIGHUP);
+  while (daemon.log().find("SIGHUP: nothing to do") == std::string::npos) {
+    std::this_thread::yield();
+  }
+  EXPECT_FALSE(TestClient(daemon.address()).Stats().draining());
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.Wait(), 0);
+  EXPECT_THAT(daemon.log(), HasSubstr("SIGTERM: draining"));
+  close(pipe_fds[1]);
+}
+
 TEST(ProcessTest, ASecondSignalExitsAtOnce) {
   ChildDaemon daemon({"--max_linger=10s", "--drain_timeout=1h"});
   ASSERT_TRUE(daemon.serving()) << daemon.log();
