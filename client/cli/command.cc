@@ -10,9 +10,34 @@
 
 namespace attnd::cli {
 
+void AddCredentialOptions(CLI::App& app, client::Credentials& credentials) {
+  const auto file = [&app](const char* name, std::string& path, const char* help,
+                           const char* variable) {
+    app.add_option(name, path, help)->type_name("FILE")->envname(variable)->group("Security");
+  };
+  app.add_flag("--tls", credentials.tls, "TLS, with the system's CAs unless --tls_ca names others")
+      ->envname("ATTND_TLS")
+      ->group("Security");
+  file("--tls_ca", credentials.tls_ca, "PEM: who signs the daemon's certificate; implies TLS",
+       "ATTND_TLS_CA");
+  file("--tls_cert", credentials.tls_cert, "PEM: this client's certificate, for mutual TLS",
+       "ATTND_TLS_CERT");
+  file("--tls_key", credentials.tls_key, "PEM: its key, closed to others", "ATTND_TLS_KEY");
+  app.add_option("--tls_server_name", credentials.tls_server_name,
+                 "Whom the daemon's certificate is for, where not for its address")
+      ->type_name("NAME")
+      ->envname("ATTND_TLS_SERVER_NAME")
+      ->group("Security");
+  file("--token_file", credentials.token_file,
+       "The tenant's bearer token, in a file that is closed to others", "ATTND_TOKEN_FILE");
+  app.add_flag("--insecure", credentials.insecure, "Let the token cross a network in plain text")
+      ->group("Security");
+}
+
 absl::StatusOr<std::unique_ptr<client::Client>> Connect(const Globals& globals) {
   const Duration timeout(static_cast<int64_t>(globals.timeout_s * 1e9));
-  return client::Client::Connect({.address = globals.address, .call_timeout = timeout});
+  return client::Client::Connect(
+      {.address = globals.address, .credentials = globals.credentials, .call_timeout = timeout});
 }
 
 int Fail(const Globals& globals, const absl::Status& status) {
@@ -25,6 +50,10 @@ int Fail(const Globals& globals, const absl::Status& status) {
   }
   if (detail && detail->reason == client::ErrorReason::kDraining) {
     std::cerr << "  The daemon is draining and takes no new work; restart it or use another.\n";
+  }
+  if (absl::IsUnauthenticated(status) && globals.credentials.token_file.empty()) {
+    std::cerr << "  The daemon knows its callers by token: name yours with --token_file or "
+                 "ATTND_TOKEN_FILE.\n";
   }
   if (!client::IsChannelError(status)) return kFailure;
   std::cerr << "  Is attnd running? Start it with: attnd --listen " << globals.address

@@ -30,12 +30,16 @@ inline constexpr int kNoDaemon = 2;  // nobody answers at the address
 
 struct Globals {
   std::string address = "127.0.0.1:7450";
+  client::Credentials credentials;
   std::string metrics_address = "127.0.0.1:7451";
   double timeout_s = 60.0;
   bool json = false;
   std::string command_line;  // as typed, for the records of measurements
   int exit_code = kSuccess;
 };
+
+// --tls_ca, --token_file and the like, which all commands take.
+void AddCredentialOptions(CLI::App& app, client::Credentials& credentials);
 
 absl::StatusOr<std::unique_ptr<client::Client>> Connect(const Globals& globals);
 
@@ -55,6 +59,8 @@ void AddDoctorCommand(CLI::App& app, Globals& globals);
 void AddDrainCommand(CLI::App& app, Globals& globals);
 void AddIntegrityCommand(CLI::App& app, Globals& globals);
 void AddLogLevelCommand(CLI::App& app, Globals& globals);
+void AddHealthCommand(CLI::App& app, Globals& globals);
+void AddNewTokenCommand(CLI::App& app, Globals& globals);
 void AddDemoCommand(CLI::App& app, Globals& globals);
 
 }  // namespace attnd::cli

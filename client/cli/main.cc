@@ -2,6 +2,7 @@
 //
 // attnctl: the command-line tool of the attention backend daemon. `attnctl --help` lists the
 // commands; each is a file of its own, command_<name>.cc.
+#include <cstdlib>
 #include <iostream>
 #include <string>
 
@@ -10,6 +11,8 @@
 #include "client/cli/command.h"
 
 int main(int argc, char** argv) {
+  // gRPC's own log repeats what the statuses say.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   CLI::App app("Looks after attnd, the attention backend daemon.", "attnctl");
   attnd::cli::Globals globals;
   globals.command_line = "attnctl";
@@ -25,10 +28,12 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--json", globals.json,
                "JSON for scripts (capabilities, status, caches, sequences, doctor)");
+  attnd::cli::AddCredentialOptions(app, globals.credentials);
   app.set_version_flag("--version", ATTND_VERSION);
   app.require_subcommand(0, 1);  // none: the help, below, and an unknown one is named as unexpected
   app.fallthrough();
 
+  attnd::cli::AddHealthCommand(app, globals);
   attnd::cli::AddStatusCommand(app, globals);
   attnd::cli::AddTopCommand(app, globals);
   attnd::cli::AddCapabilitiesCommand(app, globals);
@@ -41,6 +46,7 @@ int main(int argc, char** argv) {
   attnd::cli::AddDrainCommand(app, globals);
   attnd::cli::AddIntegrityCommand(app, globals);
   attnd::cli::AddLogLevelCommand(app, globals);
+  attnd::cli::AddNewTokenCommand(app, globals);
   CLI11_PARSE(app, argc, argv);
   if (app.get_subcommands().empty()) {
     std::cerr << app.help();

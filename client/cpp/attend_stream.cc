@@ -10,8 +10,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "client/cpp/error_detail.h"
 #include "client/cpp/internal/attend_codec.h"
-#include "client/cpp/internal/grpc_status.h"
 #include "client/cpp/internal/methods.h"
 #include "client/cpp/internal/state.h"
 #include "client/cpp/session.h"
@@ -32,6 +32,7 @@ class AttendStream::Impl : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
       : session_(std::move(session)), max_in_flight_(std::max(1, options.max_in_flight)) {}
 
   void Start() {
+    session_->connection->tokens().AddTo(context_);
     session_->connection->stub().PrepareBidiStreamingCall(&context_, kAttendStream,
                                                           grpc::StubOptions(), this);
     AddHold();  // writes start outside of reactions; Finish releases it
@@ -203,7 +204,7 @@ void AttendStream::Impl::ReleaseHold() {
 }
 
 void AttendStream::Impl::OnDone(const grpc::Status& grpc_status) {
-  absl::Status status = FromGrpcStatus(grpc_status, session_->connection->options().address);
+  absl::Status status = session_->connection->ToStatus(grpc_status);
   absl::flat_hash_map<uint64_t, Pending> pending;
   std::deque<OutgoingMessage> writes;
   {

@@ -24,6 +24,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/cpp/credentials.h"
 #include "client/cpp/flash_attention.h"
 #include "client/cpp/sequence.h"
 #include "client/cpp/session.h"
@@ -43,6 +44,7 @@ struct RetryPolicy {
 
 struct ClientOptions {
   std::string address = "127.0.0.1:7450";  // "host:port" or "unix:/path"
+  Credentials credentials{};
   Duration connect_timeout = std::chrono::seconds(5);
   Duration call_timeout = std::chrono::seconds(60);  // where CallOptions names none
   RetryPolicy retry{};
@@ -81,7 +83,8 @@ struct LogLevels {
 class Client {
  public:
   // Connects and reads the daemon's capabilities. UNAVAILABLE says why no daemon answers there;
-  // INVALID_ARGUMENT for a malformed address.
+  // INVALID_ARGUMENT for a malformed address, and for credentials that cannot work; UNAUTHENTICATED
+  // where the daemon does not know the token.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
   ~Client();
   Client(const Client&) = delete;

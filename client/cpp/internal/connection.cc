@@ -1,66 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/cpp/internal/connection.h"
 
-#include <limits>
 #include <vector>
 
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
-
-#include "absl/strings/match.h"
+#include "client/cpp/error_detail.h"
 #include "client/cpp/internal/concat.h"
+#include "client/cpp/internal/grpc_status.h"
 #include "client/cpp/internal/message_reader.h"
 #include "client/cpp/internal/message_writer.h"
+#include "client/cpp/internal/transport.h"
 #include "client/cpp/internal/unary_call.h"
 #include "kernels/base/status_macros.h"
 
 namespace attnd::client {
-namespace {
 
-grpc::ChannelArguments ChannelArguments() {
-  grpc::ChannelArguments arguments;
-  // The daemon states its limit, and the client checks it before sending.
-  arguments.SetMaxSendMessageSize(-1);
-  arguments.SetMaxReceiveMessageSize(-1);
-  // Tensors are large: few frames, and a window that one of them fits into.
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 16777215);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 8 << 20);
-  // A connection of its own for each Client, so that two of them are two streams of bytes.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // A restarted daemon is found again in a moment, not after gRPC's usual minute or two.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  // Local addresses are reached directly.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return arguments;
-}
-
-absl::Status CheckAddress(const std::string& address) {
-  if (absl::StartsWith(address, "unix:")) {
-    return address.size() > 5 ? absl::OkStatus()
-                              : absl::InvalidArgumentError("address 'unix:' has no path");
-  }
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
-    return absl::InvalidArgumentError(
-        Concat("address '", address, "' is neither host:port nor unix:/path"));
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
-Connection::Connection(const ClientOptions& options, std::shared_ptr<grpc::Channel> channel)
-    : options_(options), channel_(std::move(channel)), stub_(channel_) {}
+Connection::Connection(const ClientOptions& options, std::shared_ptr<grpc::Channel> channel,
+                       std::unique_ptr<TokenSource> tokens)
+    : options_(options),
+      tokens_(std::move(tokens)),
+      channel_(std::move(channel)),
+      stub_(channel_) {}
 
 absl::StatusOr<std::shared_ptr<Connection>> Connection::Open(const ClientOptions& options) {
-  ATTND_RETURN_IF_ERROR(CheckAddress(options.address));
+  ATTND_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel,
+                         MakeChannel(options.address, options.credentials));
+  ATTND_ASSIGN_OR_RETURN(std::unique_ptr<TokenSource> tokens,
+                         TokenSource::Make(options.credentials));
   ClientOptions complete = options;
   if (complete.timers == nullptr) complete.timers = Timers::Real();
-  std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
-      options.address, grpc::InsecureChannelCredentials(), ChannelArguments());
-  return std::shared_ptr<Connection>(new Connection(complete, std::move(channel)));
+  complete.credentials.token.clear();  // one copy of it is enough
+  return std::shared_ptr<Connection>(
+      new Connection(complete, std::move(channel), std::move(tokens)));
+}
+
+absl::Status Connection::ToStatus(const grpc::Status& grpc_status) const {
+  absl::Status status = FromGrpcStatus(grpc_status, options_.address);
+  if (IsChannelError(status)) {
+    const auto advice =
+        HandshakeAdvice(grpc_status.error_message(), options_.address, options_.credentials);
+    if (!advice) return status;
+    if (!advice->final) {
+      absl::Status advised =
+          absl::UnavailableError(Concat(status.message(), " (", advice->text, ")"));
+      MarkChannelError(advised);
+      return advised;
+    }
+    // Not marked as the channel's: it would fail the same way again.
+    return absl::UnavailableError(Concat("TLS handshake with the daemon at ", options_.address,
+                                         " failed: ", advice->text, " (",
+                                         grpc_status.error_message(), ")"));
+  }
+  if (absl::IsUnauthenticated(status)) {
+    return absl::UnauthenticatedError(
+        Concat(status.message(), " (this client sent ", tokens_->Describe(), ")"));
+  }
+  return status;
 }
 
 Connection::~Connection() {

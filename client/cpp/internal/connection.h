@@ -27,6 +27,7 @@
 #include "client/cpp/internal/borrow_guard.h"
 #include "client/cpp/internal/message_writer.h"
 #include "client/cpp/internal/retry.h"
+#include "client/cpp/internal/token_source.h"
 #include "client/cpp/timers.h"
 #include "kernels/base/mutex.h"
 
@@ -48,7 +49,8 @@ using UnaryDone = std::function<void(absl::Status, grpc::ByteBuffer& response)>;
 
 class Connection {
  public:
-  // INVALID_ARGUMENT for an address that cannot be one. Does not connect yet.
+  // INVALID_ARGUMENT for an address that cannot be one, or credentials that cannot work. Does not
+  // connect yet.
   static absl::StatusOr<std::shared_ptr<Connection>> Open(const ClientOptions& options);
   ~Connection();
 
@@ -67,16 +69,21 @@ class Connection {
   Timers& timers() { return *options_.timers; }
   const std::shared_ptr<Timers>& shared_timers() const { return options_.timers; }
   const ClientOptions& options() const { return options_; }
+  TokenSource& tokens() { return *tokens_; }
+  // Of a call on this connection; says what to check where credentials were at fault.
+  absl::Status ToStatus(const grpc::Status& status) const;
 
   // What Connect learned; set before the connection is shared.
   Capabilities capabilities;
 
  private:
   friend class UnaryCall;
-  explicit Connection(const ClientOptions& options, std::shared_ptr<grpc::Channel> channel);
+  Connection(const ClientOptions& options, std::shared_ptr<grpc::Channel> channel,
+             std::unique_ptr<TokenSource> tokens);
   void Forget(uint64_t call) ABSL_LOCKS_EXCLUDED(mu_);
 
-  const ClientOptions options_;
+  const ClientOptions options_;  // but for the token, which tokens_ has
+  const std::unique_ptr<TokenSource> tokens_;
   std::shared_ptr<grpc::Channel> channel_;  // gRPC hands channels out shared
   grpc::GenericStub stub_;
 

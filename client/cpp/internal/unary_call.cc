@@ -4,8 +4,6 @@
 #include <random>
 #include <utility>
 
-#include "client/cpp/internal/grpc_status.h"
-
 namespace attnd::client {
 namespace {
 
@@ -37,10 +35,20 @@ void UnaryCall::StartAttempt() {
     context_ = context;
   }
   ++attempts_;
+  token_ = connection_.tokens().AddTo(*context);
   response_.Clear();
   connection_.stub().UnaryCall(
       context.get(), request_.method, grpc::StubOptions(), &request_.message.bytes(), &response_,
       [self = shared_from_this()](grpc::Status status) { self->OnAttemptDone(status); });
+}
+
+std::optional<Duration> UnaryCall::DelayAfter(const absl::Status& status) {
+  // Refused before it was executed; a token that was rotated meanwhile gets one attempt.
+  if (absl::IsUnauthenticated(status) && !token_renewed_) {
+    token_renewed_ = connection_.tokens().HasOtherThan(token_);
+    if (token_renewed_) return Duration::zero();
+  }
+  return RetryDelay(connection_.options().retry, status, request_.repeat, attempts_, Jitter());
 }
 
 void UnaryCall::OnAttemptDone(const grpc::Status& grpc_status) {
@@ -53,11 +61,8 @@ void UnaryCall::OnAttemptDone(const grpc::Status& grpc_status) {
     cancelled = cancelled_;
   }
   context = nullptr;
-  absl::Status status = FromGrpcStatus(grpc_status, connection_.options().address);
-  const std::optional<Duration> delay =
-      cancelled
-          ? std::nullopt
-          : RetryDelay(connection_.options().retry, status, request_.repeat, attempts_, Jitter());
+  absl::Status status = connection_.ToStatus(grpc_status);
+  const std::optional<Duration> delay = cancelled ? std::nullopt : DelayAfter(status);
   const MonotonicTime next = connection_.timers().Now() + delay.value_or(Duration::zero());
   // Where the next attempt cannot come in time, the refusal says more than DEADLINE_EXCEEDED.
   if (!delay || next >= deadline_) {

@@ -8,6 +8,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 
 #include <grpcpp/client_context.h>
 
@@ -25,6 +26,8 @@ class UnaryCall : public std::enable_shared_from_this<UnaryCall> {
   void Cancel() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
+  // The delay before the next attempt, or nothing where `status` is final.
+  std::optional<Duration> DelayAfter(const absl::Status& status);
   void OnAttemptDone(const grpc::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
   void Finish(absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -33,7 +36,9 @@ class UnaryCall : public std::enable_shared_from_this<UnaryCall> {
   UnaryRequest request_;
   UnaryDone done_;
   const MonotonicTime deadline_;
-  int attempts_ = 0;           // touched only between attempts
+  int attempts_ = 0;   // touched only between attempts
+  std::string token_;  // of the last attempt
+  bool token_renewed_ = false;
   grpc::ByteBuffer response_;  // written by gRPC during an attempt
 
   Mutex mu_;

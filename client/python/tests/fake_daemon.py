@@ -33,9 +33,18 @@ from fake_state import Code, Refused
 
 
 class FakeDaemon(FakeAttention):
-    """The state, and one method per RPC. `with` serves it."""
+    """The state, and one method per RPC. `with` serves it.
 
-    def __init__(self, address: str) -> None:
+    `secure`, where given, makes it speak TLS; `tokens`, one of which each call must carry then.
+    Port 0 of an address becomes the one that it got.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        secure: grpc.ServerCredentials | None = None,
+        tokens: set[str] | None = None,
+    ) -> None:
         super().__init__()
         self.address = address
         self.lock = threading.Lock()
@@ -46,7 +55,14 @@ class FakeDaemon(FakeAttention):
             options=[("grpc.max_receive_message_length", self.max_message_bytes)],
         )
         self.server.add_generic_rpc_handlers((_Handler(self),))
-        self.server.add_insecure_port(address)
+        self.tokens = tokens
+        self.sent_tokens: list[str | None] = []
+        if secure is None:
+            port = self.server.add_insecure_port(address)
+        else:
+            port = self.server.add_secure_port(address, secure)
+        if address.endswith(":0"):
+            self.address = f"{address[:-2]}:{port}"
 
     def __enter__(self) -> FakeDaemon:
         self.server.start()
@@ -139,6 +155,11 @@ class _Handler(grpc.GenericRpcHandler):
             return None
 
         def call(request: bytes, context: grpc.ServicerContext) -> bytes:
+            sent = dict(context.invocation_metadata()).get("authorization")
+            token = None if sent is None else sent.removeprefix("Bearer ")
+            self.daemon.sent_tokens.append(token)
+            if self.daemon.tokens is not None and token not in self.daemon.tokens:
+                context.abort(Code.UNAUTHENTICATED, "no such token")
             try:
                 return self.daemon.handle(method, request)
             except Refused as refused:

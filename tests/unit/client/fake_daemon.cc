@@ -3,7 +3,7 @@
 
 #include <chrono>
 
-#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_builder.h>
 
 #include "attnd/v1/rpc_status.pb.h"
@@ -36,19 +36,27 @@ void AnswerWithZeros(const v1::AttendRequest& request, int32_t head_dim_v,
   }
 }
 
-FakeDaemon::FakeDaemon() {
+FakeDaemon::FakeDaemon(std::shared_ptr<grpc::ServerCredentials> credentials) {
   capabilities.set_version("fake");
+  grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+  if (credentials == nullptr) credentials = grpc::InsecureServerCredentials();
+  builder.AddListeningPort("127.0.0.1:0", credentials, &port_);
   builder.SetMaxReceiveMessageSize(-1);
   builder.RegisterService(static_cast<v1::AttentionService::Service*>(this));
   builder.RegisterService(static_cast<v1::CacheService::Service*>(this));
   builder.RegisterService(static_cast<v1::SessionService::Service*>(this));
   builder.RegisterService(static_cast<v1::SequenceService::Service*>(this));
   server_ = builder.BuildAndStart();
+  SetServing(true);
 }
 
 FakeDaemon::~FakeDaemon() { Stop(); }
+
+void FakeDaemon::SetServing(bool serving) {
+  server_->GetHealthCheckService()->SetServingStatus(serving);
+  server_->GetHealthCheckService()->SetServingStatus("attnd.v1.AttentionService", serving);
+}
 
 void FakeDaemon::Stop() {
   if (server_ == nullptr) return;
@@ -57,8 +65,20 @@ void FakeDaemon::Stop() {
   server_ = nullptr;
 }
 
-grpc::Status FakeDaemon::GetCapabilities(grpc::ServerContext*, const v1::GetCapabilitiesRequest*,
+grpc::Status FakeDaemon::CheckToken(const grpc::ServerContext& context) const {
+  if (on_token == nullptr) return grpc::Status::OK;
+  constexpr std::string_view kScheme = "Bearer ";
+  const auto found = context.client_metadata().find("authorization");
+  if (found == context.client_metadata().end()) return on_token("");
+  const std::string header(found->second.data(), found->second.size());
+  return header.starts_with(kScheme) ? on_token(header.substr(kScheme.size()))
+                                     : grpc::Status(grpc::StatusCode::UNAUTHENTICATED, header);
+}
+
+grpc::Status FakeDaemon::GetCapabilities(grpc::ServerContext* context,
+                                         const v1::GetCapabilitiesRequest*,
                                          v1::GetCapabilitiesResponse* response) {
+  if (grpc::Status status = CheckToken(*context); !status.ok()) return status;
   *response = capabilities;
   return grpc::Status::OK;
 }
@@ -70,6 +90,7 @@ grpc::Status FakeDaemon::Attend(grpc::ServerContext* context, const v1::AttendRe
 }
 
 grpc::Status FakeDaemon::AttendStream(grpc::ServerContext* context, Stream* stream) {
+  if (grpc::Status status = CheckToken(*context); !status.ok()) return status;
   return on_stream(*context, stream);
 }
 
@@ -82,8 +103,9 @@ grpc::Status FakeDaemon::OpenCache(grpc::ServerContext*, const v1::OpenCacheRequ
   return grpc::Status::OK;
 }
 
-grpc::Status FakeDaemon::OpenSession(grpc::ServerContext*, const v1::OpenSessionRequest*,
+grpc::Status FakeDaemon::OpenSession(grpc::ServerContext* context, const v1::OpenSessionRequest*,
                                      v1::OpenSessionResponse* response) {
+  if (grpc::Status status = CheckToken(*context); !status.ok()) return status;
   response->mutable_session()->set_handle(2);
   response->set_token("0123456789abcdef");
   response->set_epoch(1);

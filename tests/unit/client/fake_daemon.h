@@ -12,7 +12,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 
 #include "attnd/v1/attention.grpc.pb.h"
@@ -37,10 +39,13 @@ class FakeDaemon : private v1::AttentionService::Service,
  public:
   using Stream = grpc::ServerReaderWriter<v1::AttendResponse, v1::AttendRequest>;
 
-  FakeDaemon();
+  // Null: plain text.
+  explicit FakeDaemon(std::shared_ptr<grpc::ServerCredentials> credentials = nullptr);
   ~FakeDaemon() override;
 
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  // What its health service says.
+  void SetServing(bool serving);
   // Drops every connection and listens no more.
   void Stop();
 
@@ -49,6 +54,8 @@ class FakeDaemon : private v1::AttentionService::Service,
   std::function<grpc::Status(grpc::ServerContext&, Stream*)> on_stream;
   std::function<grpc::Status(const v1::CreateSequenceRequest&)> on_create;
   std::function<grpc::Status(v1::RenewLeaseResponse*)> on_renew;
+  // Sees the token of each call, "" for none, and may refuse it.
+  std::function<grpc::Status(const std::string& token)> on_token;
   v1::GetCapabilitiesResponse capabilities;
   int64_t lease_ms = 60'000;
 
@@ -72,6 +79,8 @@ class FakeDaemon : private v1::AttentionService::Service,
   grpc::Status CreateSequence(grpc::ServerContext* context,
                               const v1::CreateSequenceRequest* request,
                               v1::CreateSequenceResponse* response) override;
+
+  grpc::Status CheckToken(const grpc::ServerContext& context) const;
 
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;

@@ -4,14 +4,14 @@
 #include "tests/fakes/test_certificates.h"
 
 #include <sys/stat.h>
-#include <cstdlib>
-#include <filesystem>
 #include <memory>
 
 #include <gtest/gtest.h>
 #include <openssl/pem.h>
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
+
+#include "tests/fakes/temp_folder.h"
 
 namespace attnd {
 namespace {
@@ -67,15 +67,13 @@ TEST(TestCertificatesTest, IsValidOnlyBetweenItsDates) {
 }
 
 TEST(TestCertificatesTest, WritesAFileOfTheModeAsked) {
-  std::string folder = std::filesystem::temp_directory_path() / "attnd_certificates_XXXXXX";
-  ASSERT_NE(mkdtemp(folder.data()), nullptr);
-  WritePem(folder + "/key.pem", "first");
-  WritePem(folder + "/key.pem", MakeCa().key_pem, 0640);
+  const TempFolder folder;
+  WritePem(folder.File("key.pem"), "first");
+  WritePem(folder.File("key.pem"), MakeCa().key_pem, 0640);
   struct stat info {};
-  ASSERT_EQ(stat((folder + "/key.pem").c_str(), &info), 0);
+  ASSERT_EQ(stat(folder.File("key.pem").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 07777, 0640U);
   EXPECT_GT(info.st_size, 100);
-  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ models with it; `python -m attnd.demo` shows both.
 from attnd.attention import AttendResult, FlashResult, Item, ItemResult, Timing
 from attnd.channel import RetryPolicy
 from attnd.client import Client, KvCache
+from attnd.credentials import Credentials
 from attnd.embedded import DaemonNotStarted, EmbeddedDaemon
 from attnd.errors import (
     Aborted,
@@ -20,6 +21,7 @@ from attnd.errors import (
     Draining,
     FailedPrecondition,
     ForkedProcess,
+    HandshakeFailed,
     Internal,
     InvalidArgument,
     MessageTooLarge,
@@ -44,6 +46,7 @@ __all__ = [
     "AttndError",
     "Cancelled",
     "Client",
+    "Credentials",
     "DaemonNotStarted",
     "DataLoss",
     "DeadlineExceeded",
@@ -53,6 +56,7 @@ __all__ = [
     "FailedPrecondition",
     "FlashResult",
     "ForkedProcess",
+    "HandshakeFailed",
     "Internal",
     "InvalidArgument",
     "Item",

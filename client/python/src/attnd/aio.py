@@ -30,8 +30,10 @@ import grpc.aio
 from attnd._proto import admin_pb2, attention_pb2, sequence_pb2, session_pb2
 from attnd.aio_stream import AttendStream
 from attnd.attention import AttendResult, FlashResult, Item
+from attnd.caller import Caller
 from attnd.channel import OPTIONS, Attempts, RetryPolicy
 from attnd.client_calls import DEFAULT_OPTIONS, ClientCalls, KvCache
+from attnd.credentials import Credentials
 from attnd.errors import Aborted, AttndError, InvalidArgument, NotFound, SessionLost, from_rpc_error
 from attnd.options import Options
 from attnd.sequence_calls import SequenceCalls
@@ -46,6 +48,8 @@ class AsyncClient(ClientCalls):
         timeout_s: of every call that is given none, all its retries included.
         retry: see `RetryPolicy`.
         channel_options: more gRPC channel arguments.
+        credentials: TLS and the tenant's token; None: plain text and no token. The token is checked
+            here, the certificates by the first call.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class AsyncClient(ClientCalls):
         timeout_s: float = 60.0,
         retry: RetryPolicy | None = None,
         channel_options: Seq[tuple[str, Any]] = (),
+        credentials: Credentials | None = None,
     ) -> None:
         if not isinstance(address, str) or not address:
             raise InvalidArgument(
@@ -66,6 +71,7 @@ class AsyncClient(ClientCalls):
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
         self._options = [*OPTIONS, *channel_options]
+        self._caller = Caller(credentials)
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
@@ -162,11 +168,13 @@ class AsyncClient(ClientCalls):
         timeout_s: float | None = None,
     ) -> bytes:
         self.check_process()
-        attempts = Attempts(self._retry, self._timeout_s if timeout_s is None else timeout_s)
+        attempts = Attempts(
+            self._retry, self._timeout_s if timeout_s is None else timeout_s, self._caller
+        )
         while True:
             try:
                 response: bytes = await self._method(f"/attnd.v1.{service}/{method}")(
-                    request, timeout=attempts.left_s()
+                    request, timeout=attempts.left_s(), metadata=attempts.metadata()
                 )
                 return response
             except grpc.RpcError as rpc_error:
@@ -184,7 +192,7 @@ class AsyncClient(ClientCalls):
         self.check_process()
         if self._channel is None:
             # Here and not in __init__: grpc.aio takes the loop that runs.
-            self._channel = grpc.aio.insecure_channel(self.address, self._options)
+            self._channel = self._caller.aio_channel(self.address, self._options)
         return self._channel
 
 

@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 
 from attnd.attention import AttendResult, Item, split_attend, unpack_results
+from attnd.caller import bearer
 from attnd.errors import AttndError, Cancelled, Unavailable, from_item_status, from_rpc_error
 from attnd.session_calls import checked
 
@@ -84,8 +85,10 @@ class AttendStream:
         return await (await self.submit(items, check=check))
 
     async def __aenter__(self) -> Self:
-        channel = self._session.client._connected()
-        self._call = channel.stream_stream(_PATH)(timeout=self._timeout_s)
+        client = self._session.client
+        self._call = client._connected().stream_stream(_PATH)(
+            timeout=self._timeout_s, metadata=bearer(client._caller.token())
+        )
         self._reader = asyncio.create_task(self._read(), name="attnd-stream")
         return self
 
@@ -113,10 +116,13 @@ class AttendStream:
                 self._hand_out(response)
             failed = Unavailable("the stream has ended before the answer", method="AttendStream")
         except grpc.RpcError as rpc_error:
-            failed = from_rpc_error(rpc_error, "AttendStream")
+            client = self._session.client
+            failed = client._caller.explain(
+                from_rpc_error(rpc_error, "AttendStream"), client.address
+            )
             if failed.from_channel:
                 failed.args = (
-                    f"{failed.args[0]} (daemon at {self._session.client.address}; possibly "
+                    f"{failed.args[0]} (daemon at {client.address}; possibly "
                     "executed, and harmless to send again as it is)",
                 )
         except asyncio.CancelledError:

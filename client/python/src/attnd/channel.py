@@ -14,7 +14,14 @@ from typing import Any
 
 import grpc
 
-from attnd.errors import AttndError, DeadlineExceeded, InvalidArgument, from_rpc_error
+from attnd.caller import Caller, Metadata, bearer
+from attnd.errors import (
+    AttndError,
+    DeadlineExceeded,
+    InvalidArgument,
+    Unauthenticated,
+    from_rpc_error,
+)
 from attnd.process import ProcessBound
 
 
@@ -45,23 +52,38 @@ class Attempts:
         InvalidArgument: timeout_s is not above 0.
     """
 
-    def __init__(self, policy: RetryPolicy, timeout_s: float) -> None:
+    def __init__(self, policy: RetryPolicy, timeout_s: float, caller: Caller) -> None:
         if not timeout_s > 0:
             raise InvalidArgument(f"timeout_s: got {timeout_s}, expected more than 0")
         self._policy = policy
         self._deadline = time.monotonic() + timeout_s
         self._number = 1
         self._sent = False
+        self._caller = caller
+        self._token: str | None = None
+        self._token_renewed = False
 
     def left_s(self) -> float:
         """Timeout of the next attempt."""
         return max(self._deadline - time.monotonic(), 1e-3)
+
+    def metadata(self) -> Metadata:
+        """Of the next attempt."""
+        self._token = self._caller.token()
+        return bearer(self._token)
 
     def failed(self, error: AttndError, *, idempotent: bool, address: str) -> float:
         """Seconds to wait before the next attempt; raises `error` where there is none.
 
         Of a failed connection the error says which daemon it was, and what may have been executed.
         """
+        if isinstance(error, Unauthenticated) and not self._token_renewed:
+            # Refused before it was executed; a token that was rotated meanwhile gets one attempt.
+            self._token_renewed = self._caller.has_other_than(self._token)
+            if self._token_renewed:
+                self._number += 1
+                return 0.0
+        error = self._caller.explain(error, address)
         again = error.retryable and not isinstance(error, DeadlineExceeded)
         if error.from_channel:
             # gRPC says so where it never had a connection: then nothing was sent.
@@ -99,16 +121,18 @@ OPTIONS = [
     ("grpc.http2.max_frame_size", 1 << 20),
     # Each Channel has its own connection: what one client cancels is no other's.
     ("grpc.use_local_subchannel_pool", 1),
+    # A daemon is reached directly: no proxy of the environment's sees a token.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 
 class _Connection:
     """What was dialled, and by which process."""
 
-    def __init__(self, address: str, options: Seq[tuple[str, Any]]) -> None:
+    def __init__(self, address: str, options: Seq[tuple[str, Any]], caller: Caller) -> None:
         self.address = address
         self.pid = os.getpid()
-        self.channel = grpc.insecure_channel(address, [*OPTIONS, *options])
+        self.channel = caller.channel(address, [*OPTIONS, *options])
         self.methods: dict[str, Callable[..., bytes]] = {}
 
     def stub(self, service: str, method: str) -> Callable[..., bytes]:
@@ -150,6 +174,7 @@ class Channel(ProcessBound):
         retry: RetryPolicy,
         options: Seq[tuple[str, Any]] = (),
         endpoint: Callable[[], str] | None = None,
+        caller: Caller,
     ) -> None:
         if not isinstance(address, str) or not address:
             raise InvalidArgument(
@@ -161,7 +186,8 @@ class Channel(ProcessBound):
         self._retry = retry
         self._options = options
         self._endpoint = endpoint
-        self._connection = _Connection(address, options)
+        self._caller = caller
+        self._connection = _Connection(address, options, caller)
 
     @property
     def address(self) -> str:
@@ -193,11 +219,13 @@ class Channel(ProcessBound):
             ForkedProcess: the channel was made before this process was forked.
         """
         self.check_process()
-        attempts = Attempts(self._retry, self._timeout_s if timeout_s is None else timeout_s)
+        attempts = Attempts(
+            self._retry, self._timeout_s if timeout_s is None else timeout_s, self._caller
+        )
         while True:
             stub = self._current().stub(service, method)
             try:
-                return stub(request, timeout=attempts.left_s())
+                return stub(request, timeout=attempts.left_s(), metadata=attempts.metadata())
             except grpc.RpcError as rpc_error:
                 error = from_rpc_error(rpc_error, method)
             time.sleep(attempts.failed(error, idempotent=idempotent, address=self.address))
@@ -220,5 +248,5 @@ class Channel(ProcessBound):
             if connection.pid != pid or connection.address != address:
                 if connection.pid != pid:
                     _inherited.append(connection)
-                self._connection = connection = _Connection(address, self._options)
+                self._connection = connection = _Connection(address, self._options, self._caller)
             return connection

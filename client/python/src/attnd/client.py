@@ -21,9 +21,11 @@ from typing import Any, TypeVar
 
 from attnd._proto import admin_pb2, attention_pb2
 from attnd.attention import FlashResult
+from attnd.caller import Caller
 from attnd.calls import run
 from attnd.channel import Channel, RetryPolicy
 from attnd.client_calls import DEFAULT_OPTIONS, ClientCalls, KvCache
+from attnd.credentials import Credentials
 from attnd.options import Options
 from attnd.session import Session
 
@@ -41,10 +43,16 @@ class Client(ClientCalls):
         channel_options: more gRPC channel arguments.
         endpoint: asked before each attempt for the address; it starts the daemon where it must.
             `attnd.connect` uses it.
+        credentials: TLS and the tenant's token; None: plain text and no token.
 
     The connection is made by the first call. Any call raises `Unavailable` where no daemon answers,
     `DeadlineExceeded` after its timeout, and `ForkedProcess` in a fork of the process that made the
-    client (one of `attnd.connect` works there too, where it connects anew).
+    client (one of `attnd.connect` works there too, where it connects anew). With credentials, also
+    `HandshakeFailed`, `Unauthenticated` and `PermissionDenied`.
+
+    Raises:
+        InvalidArgument: a certificate, a key or a token file cannot work (expired, unreadable, open
+            to others, ...), or a token would cross a network in plain text.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class Client(ClientCalls):
         retry: RetryPolicy | None = None,
         channel_options: Seq[tuple[str, Any]] = (),
         endpoint: Callable[[], str] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         super().__init__()
         self._channel = Channel(
@@ -63,6 +72,7 @@ class Client(ClientCalls):
             retry=retry or RetryPolicy(),
             options=channel_options,
             endpoint=endpoint,
+            caller=Caller(credentials),
         )
         self.noun = self._channel.noun
 

@@ -128,6 +128,12 @@ class Unavailable(AttndError, ConnectionError):
     retryable = True
 
 
+class HandshakeFailed(Unavailable):
+    """TLS was refused, by this client or the daemon, and would be again; says what to check."""
+
+    retryable = False
+
+
 class Draining(Unavailable):
     """The daemon is going down and admits nothing new; another one must serve the call."""
 
@@ -149,13 +155,13 @@ class Cancelled(AttndError):
 
 
 class Unauthenticated(AttndError, PermissionError):
-    """No token, or a wrong one. Do not retry."""
+    """No token, or one that the daemon does not know; a renewed one was tried. Do not retry."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class PermissionDenied(AttndError, PermissionError):
-    """An operation that this token may not do. Do not retry."""
+    """An operation that the role of this token's tenant may not do. Do not retry."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 

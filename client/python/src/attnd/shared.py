@@ -17,6 +17,7 @@ import threading
 from typing import Any
 
 from attnd.client import Client
+from attnd.credentials import Credentials
 from attnd.embedded import EmbeddedDaemon
 from attnd.errors import FailedPrecondition, InvalidArgument
 from attnd.options import integer
@@ -48,18 +49,22 @@ def connect(
     *,
     memory_bytes: int | None = None,
     memory_fraction: float | None = None,
+    credentials: Credentials | None = None,
     **client_options: Any,
 ) -> Client:
     """A client: of `address`, or of $ATTND_ADDRESS, or of this process's embedded daemon.
 
     Without an address and without client_options it is the process-wide client, the same object at
-    every call; closing that does nothing (see `disconnect`). With either it is the caller's own.
+    every call; closing that does nothing (see `disconnect`). With any of them, or with credentials,
+    it is the caller's own.
 
     Args:
         address: "unix:/path/to/socket" or "host:port".
         memory_bytes: of each device for keys and values in the embedded daemon; None:
             $ATTND_MEMORY_BYTES, else 1 GiB.
         memory_fraction: instead, this share of each GPU; None: $ATTND_MEMORY_FRACTION.
+        credentials: TLS and the tenant's token; None: what the environment says
+            (`Credentials.from_environment`).
         client_options: of `Client`.
 
     $ATTND_DAEMON_FLAGS has more flags of the embedded daemon, as a shell would split them.
@@ -67,7 +72,8 @@ def connect(
     Raises:
         DaemonNotStarted: no `attnd` program, or it does not start.
         FailedPrecondition: memory is asked for and the embedded daemon runs with another size.
-        InvalidArgument: an argument or a variable is out of range.
+        InvalidArgument: an argument or a variable is out of range, or names credentials that cannot
+            work.
     """
     if memory_bytes is not None or memory_fraction is not None:
         if address is not None:
@@ -76,13 +82,23 @@ def connect(
                 "they are of the embedded daemon"
             )
         set_memory(memory_bytes=memory_bytes, memory_fraction=memory_fraction)
+    own = credentials is not None or bool(client_options)
+    if credentials is None:
+        credentials = Credentials.from_environment()
     if address is not None:
-        return Client(address, **client_options)
-    if client_options:
-        return Client(_serving_address(), endpoint=_serving_address, **client_options)
+        return Client(address, credentials=credentials, **client_options)
+    if own:
+        return Client(
+            _serving_address(),
+            endpoint=_serving_address,
+            credentials=credentials,
+            **client_options,
+        )
     with _state.lock:
         if _state.client is None:
-            _state.client = SharedClient(_serving_address(), endpoint=_serving_address)
+            _state.client = SharedClient(
+                _serving_address(), endpoint=_serving_address, credentials=credentials
+            )
         return _state.client
 
 

@@ -75,7 +75,7 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     plan = _plan_of(args, threads, budget_s)
     try:
-        with _client(args.address, args.device, threads) as client:
+        with _client(args, threads) as client:
             about = client.capabilities()
             name = f"attnd {about.version}, {about.backend}, {about.isa}, {about.device}"
             head = make_head(args.device, "python -m attnd.bench", threads=threads, daemon=name)
@@ -99,20 +99,21 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _client(address: str | None, device: str, threads: int) -> Iterator[Client]:
-    """Of the daemon at `address` or $ATTND_ADDRESS; else of one of our own.
+def _client(args: argparse.Namespace, threads: int) -> Iterator[Client]:
+    """Of the daemon at --address or $ATTND_ADDRESS; else of one of our own.
 
     `attnd.connect()` would choose the same, but not that one's device and threads.
     """
-    from attnd import Client
+    from attnd import Client, Credentials
     from attnd.bench.served import fresh_daemon
 
-    address = address or os.environ.get("ATTND_ADDRESS")
+    address = args.address or os.environ.get("ATTND_ADDRESS")
     if address:
-        with Client(address, timeout_s=_CALL_TIMEOUT_S) as client:
+        credentials = Credentials.from_arguments(args)
+        with Client(address, timeout_s=_CALL_TIMEOUT_S, credentials=credentials) as client:
             yield client
         return
-    daemon = fresh_daemon(device, threads)
+    daemon = fresh_daemon(args.device, threads)
     with daemon, daemon.connect(timeout_s=_CALL_TIMEOUT_S) as client:
         yield client
 

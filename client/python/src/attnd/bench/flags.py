@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attnd.bench import cases
+from attnd.credentials import Credentials
 
 
 def parser(text: list[str]) -> argparse.ArgumentParser:
@@ -53,6 +54,7 @@ def parser(text: list[str]) -> argparse.ArgumentParser:
     )
     flags.add_argument("--threads", type=int, help="PyTorch's and the daemon's (default: all)")
     flags.add_argument("--seed", type=int, default=0, help="of the inputs")
+    Credentials.add_arguments(flags)
     return flags
 
 

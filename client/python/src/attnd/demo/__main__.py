@@ -44,11 +44,14 @@ def main() -> int:
         "--new_tokens", type=int, default=64, help="a prompt (default: %(default)s)"
     )
     parser.add_argument("--model_dir", type=Path, help="keeps the converted model (520 MiB)")
+    attnd.Credentials.add_arguments(parser)
     args = parser.parse_args()
     if args.new_tokens < 8:
         parser.error(f"--new_tokens: got {args.new_tokens}, expected at least 8")
     try:
-        outcome = Demo(args.address, args.metrics, args.new_tokens, args.model_dir).run()
+        credentials = attnd.Credentials.from_arguments(args)
+        demo = Demo(args.address, args.metrics, args.new_tokens, args.model_dir, credentials)
+        outcome = demo.run()
     except (attnd.AttndError, model.ModelMissing, OSError) as error:
         print(f"demo: could not be run: {error}", file=sys.stderr)
         return 2

@@ -32,9 +32,15 @@ class Demo:
     """One run against one daemon."""
 
     def __init__(
-        self, address: str, metrics_address: str, new_tokens: int, model_dir: Path | None
+        self,
+        address: str,
+        metrics_address: str,
+        new_tokens: int,
+        model_dir: Path | None,
+        credentials: attnd.Credentials | None = None,
     ) -> None:
-        self._client = attnd.Client(address)
+        self._credentials = credentials or attnd.Credentials()
+        self._client = attnd.Client(address, credentials=self._credentials)
         self._metrics_address = metrics_address
         self._new_tokens = new_tokens
         self._model_dir = model_dir
@@ -183,6 +189,7 @@ class Demo:
     def _worker(self, part: str, *flags: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "attnd.demo.worker", part, *flags]
         command += ["--address", self._client.address, "--model", str(self._path)]
+        command += self._credentials.flags()
         source = str(Path(attnd.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
         return subprocess.Popen(

@@ -18,7 +18,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 from pathlib import Path
 from typing import Any
 
-from attnd import Client
+from attnd import Client, Credentials
 from attnd.demo import generation, model
 from attnd.transformers import register, resume
 
@@ -68,10 +68,11 @@ def main() -> None:
     parser.add_argument("--address", required=True)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--new_tokens", type=int, default=64)
+    Credentials.add_arguments(parser)
     args = parser.parse_args()
     register()
     language_model, tokenizer = model.load(args.model, "attnd")
-    with Client(args.address) as client:
+    with Client(args.address, credentials=Credentials.from_arguments(args)) as client:
         if args.part == "generate":
             generate(client, language_model, tokenizer, args.new_tokens)
         else:

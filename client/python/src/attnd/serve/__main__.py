@@ -18,6 +18,8 @@ import argparse
 import os
 import sys
 
+from attnd.credentials import Credentials
+
 # PyTorch's threads must not spin on the cores that the daemon computes on.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -47,6 +49,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         action="store_true",
         help="neither publish the pages of prompts nor take those of others",
     )
+    Credentials.add_arguments(parser)
     own, rest = parser.parse_known_args(arguments)
     for argument in rest:
         why = _TAKEN.get(argument.split("=", 1)[0])
@@ -61,7 +64,7 @@ def main() -> int:
     import attnd
 
     try:
-        client = attnd.connect(own.attnd)
+        client = attnd.connect(own.attnd, credentials=Credentials.from_arguments(own))
         capabilities = client.capabilities()
     except attnd.AttndError as error:
         print(f"attnd.serve: {error}", file=sys.stderr)
