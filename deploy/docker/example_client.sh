@@ -6,7 +6,7 @@
 # behind, and the next one goes on with it: the session's token is kept in /var/lib/attnd-example.
 set -eu
 
-requests=/tmp/requests
+requests=/var/lib/attnd-example/requests
 rm -f "$requests"
 mkfifo "$requests"
 attnd_model_server --address "$ATTND_ADDRESS" --token_file /var/lib/attnd-example/token \
@@ -20,7 +20,7 @@ trap 'stop=1' TERM INT
 number=0
 while [ -z "$stop" ] && kill -0 "$server" 2>/dev/null; do
   number=$((number + 1))
-  echo "request-$(date +%s)-$number ${TOKENS_PER_REQUEST:-32} 17 4 250 $((number % 256))" >&3
+  echo "request-$(date +%s)-$number ${TOKENS_PER_REQUEST:-32} 17 4 250 $((number % 256))" >&3 || break
   sleep "${SECONDS_BETWEEN_REQUESTS:-1}" 3>&- &
   wait $! || true
 done

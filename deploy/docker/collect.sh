@@ -1,26 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# In an image build: compiles targets of a preset and lays out what an image takes over.
-#   build.sh PRESET TARGET...
+# In an image build: lays out what an image takes over of a preset's build.   collect.sh PRESET
 # /out/root is laid over the image's root, /out/example too in the example's; /out/packages names the
 # packages with the libraries that the programs load, whatever the distribution calls them.
-# $AMD_TARGETS chooses GPUs (see Dockerfile); /ccache is the compiler's cache.
 set -euo pipefail
 
-preset=$1
-shift
-bin=build/$preset/bin
-export CCACHE_DIR=/ccache CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
-export PATH=$PATH:/opt/rocm/bin
-
-options=(-DATTND_BUILD_TESTS=OFF)
-[[ ! -d /opt/rocm ]] || options+=(-DCMAKE_PREFIX_PATH=/opt/rocm)
-[[ -z ${AMD_TARGETS:-} ]] || options+=(-DCMAKE_HIP_ARCHITECTURES="$AMD_TARGETS")
-cmake --preset "$preset" "${options[@]}"
-ccache --zero-stats
-cmake --build --preset "$preset" --target "$@"
-ccache --show-stats
+bin=build/$1/bin
 
 # Without line tables; symbols stay, for the names in a backtrace.
 put() { install -D -m "$1" "$2" "$3"; }
@@ -51,15 +37,15 @@ package_of() {
 }
 libraries=$(ldd "${programs[@]}" | sed -nE 's/.* => (\/[^ ]+) .*/\1/p; /not found/p' | sort -u)
 if [[ $libraries == *'not found'* ]]; then
-  printf 'build: %s\n' "$libraries" >&2
+  printf 'collect: %s\n' "$libraries" >&2
   exit 1
 fi
 while read -r library; do
   package=$(package_of "$library")
   if [[ -z $package ]]; then
-    echo "build: no package has $library" >&2
+    echo "collect: no package has $library" >&2
     exit 1
   fi
   printf '%s\n' "$package"
 done <<<"$libraries" | sort -u >/out/packages
-echo "build: the programs load libraries of $(tr '\n' ' ' </out/packages)"
+echo "collect: the programs load libraries of $(tr '\n' ' ' </out/packages)"
