@@ -37,7 +37,7 @@ fi
 state="$(mktemp -d)"
 trap 'rm -rf "$state"' EXIT
 chmod 755 "$state"
-mkdir -p "$state"/{lists,cache/archives}/partial "$state/debs" "$state/root"
+mkdir -p "$state"/{lists,cache/archives}/partial "$state/debs" "$state/unpacked"
 debian_source "$suite" >"$state/sources.list" ||
   die "apt knows no source with Debian's main component: run apt-get update"
 {
@@ -52,8 +52,8 @@ apt-get update -qq
 (cd "$state/debs" && apt-get download -qq "${packages[@]}") ||
   die "apt cannot get ${packages[*]} from $(<"$state/sources.list"): Debian's mirrors have them"
 for deb in "$state"/debs/*.deb; do
-  dpkg-deb --extract "$deb" "$state/root"
+  dpkg-deb --extract "$deb" "$state/unpacked"
 done
 mkdir -p "$config/cli-plugins"
-install "$state"/root/usr/libexec/docker/cli-plugins/docker-* "$config/cli-plugins/"
+install "$state"/unpacked/usr/libexec/docker/cli-plugins/docker-* "$config/cli-plugins/"
 printf '%s\n' "$suite ${packages[*]}" >"$config/.stamp"

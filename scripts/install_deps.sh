@@ -9,8 +9,8 @@
 #                                     emulator, and the arm64 libraries of arm64_sysroot.sh
 #   scripts/install_deps.sh hip-amd   what the preset `hip-amd` needs on top: the Debian root with
 #                                     ROCm of rocm_root.sh, and what makes it
-#   scripts/install_deps.sh containers   what `make test-containers` needs on top: docker, mmdebstrap
-#                                     for the base images, the plugins of docker_plugins.sh
+#   scripts/install_deps.sh containers   what `make test-containers` needs on top: docker, and
+#                                     mmdebstrap for base images; the plugins of docker_plugins.sh
 #   scripts/install_deps.sh --check [neon] [hip-amd] [containers]   only say what is missing
 #   scripts/install_deps.sh --list    print the packages that the C++ is built and tested with
 set -euo pipefail

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # In an image build: lays out what an image takes over of a preset's build.   collect.sh PRESET
-# /out/root is laid over the image's root, /out/example too in the example's; /out/packages names the
-# packages with the libraries that the programs load, whatever the distribution calls them.
+# /out/root is laid over the image's root, /out/example too in the example's; /out/packages names
+# the packages with the libraries that the programs load, whatever the distribution calls them.
 set -euo pipefail
 
 bin=build/$1/bin

@@ -15,7 +15,8 @@ for folder in info locale man; do
 done
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${options[@]}" "${packages[@]}" >/dev/null
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/log/apt /var/log/*.log
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old \
+  /var/log/apt /var/log/*.log
 
 groupadd --gid 65532 attnd
 useradd --uid 65532 --gid 65532 --no-create-home --home-dir /nonexistent \

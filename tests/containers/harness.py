@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the container tests are written with: docker's command line, containers, events.
 
-scripts/containers.sh starts docker, builds the images and sets DOCKER_HOST. Nothing here sleeps for
-time: waits end with an event of docker's, a line of a log or a figure of the daemon's, or fail after
-PATIENCE_S with what was seen instead.
+scripts/containers.sh starts docker, builds the images and sets DOCKER_HOST. Nothing here sleeps
+for time: waits end with an event of docker's, a line of a log or a figure of the daemon's, or fail
+after PATIENCE_S with what was seen instead.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ class Container:
         os.kill(self.state()["Pid"], 9)
 
     def wait_for_log(self, pattern):
-        """The match in the first line that holds one, past or future; its end without is an error."""
+        """The match in the first line that has one, past or future; an end without is an error."""
         with subprocess.Popen(
             ["docker", "logs", "--follow", self.name], stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace",

@@ -11,7 +11,8 @@ ROCM = "attnd:rocm"
 class WithoutGpuTest(unittest.TestCase):
     def test_it_says_so_and_serves_on_the_cpu(self):
         with started(ROCM) as daemon:
-            why = daemon.wait_for_log(r"backend: cpu .*, chosen because no GPU can be used: (.*)")[1]
+            why = daemon.wait_for_log(
+                r"backend: cpu .*, chosen because no GPU can be used: (.*)")[1]
             # The plugin loads, with ROCm's libraries; it is the devices that are missing.
             self.assertIn("/usr/lib/attnd/libattnd_hip.so", why)
             self.assertNotIn("does not load", why)
