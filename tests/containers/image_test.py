@@ -61,8 +61,8 @@ class ImageTest(unittest.TestCase):
 
     def test_every_library_is_there(self):
         for image in self.each():
-            loaded = shell(image, "ldd $(find /usr/bin /usr/lib -type f -name 'attn*' ! -name '*-*' "
-                                  "-o -name 'libattnd*')")
+            loaded = shell(image, "ldd $(find /usr/bin /usr/lib -type f "
+                                  "'(' -name 'attn*' ! -name '*-*' -o -name 'libattnd*' ')')")
             self.assertIn("libgrpc++", loaded)
             self.assertNotIn("not found", loaded)
 
