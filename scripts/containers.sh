@@ -114,14 +114,22 @@ make_base() {
   rm "$run_dir/base.tar"
 }
 
-# make_ccache NAME FOLDER: what this machine compiled in the last day, for the builder's first time.
-# From then on it has a cache of its own, which begins anew where this image changes.
+# make_ccache NAME FOLDER MOST_NEW: what this machine compiled in the last day, for the builder to
+# begin with. It has a cache of its own from then on, and begins anew only where MOST_NEW objects
+# have come to the folder since: to compile those takes longer than this.
 make_ccache() {
-  local name=$1 folder=$2
-  docker image inspect "$name" >/dev/null 2>&1 && return
+  local name=$1 folder=$2 most_new=$3 listed
+  listed="$data/${name//[^a-z]/-}.list"
   mkdir -p "$folder"
-  (cd "$folder" && find . -type f -mmin -1440 ! -path './tmp/*' -print0 |
-    tar --create --null --files-from=-) | docker import - "$name" >/dev/null
+  (cd "$folder" && find . -type f -mmin -1440 ! -path './tmp/*' | LC_ALL=C sort) >"$run_dir/objects"
+  if docker image inspect "$name" >/dev/null 2>&1 && [[ -f $listed ]] &&
+    [[ $(LC_ALL=C comm -13 "$listed" "$run_dir/objects" | wc -l) -lt $most_new ]]; then
+    return
+  fi
+  # One may vanish meanwhile: other builds tidy up.
+  tar --create --ignore-failed-read --directory="$folder" --files-from="$run_dir/objects" \
+    2>/dev/null | docker import - "$name" >/dev/null
+  mv "$run_dir/objects" "$listed"
 }
 
 # build TARGET ARGUMENT...: attnd:TARGET.
@@ -148,8 +156,9 @@ if [[ "${1:-}" == run ]]; then
 fi
 make_base debian:bookworm-slim bookworm bookworm-security
 make_base debian:forky-slim forky
-make_ccache attnd-ccache:cpu "$(ccache --get-config cache_dir)"
-make_ccache attnd-ccache:rocm "$cache/rocm-ccache"
+make_ccache attnd-ccache:cpu "$(ccache --get-config cache_dir)" 50
+# The preset hip-amd's, which compiles for other GPUs: it has the host's code only.
+make_ccache attnd-ccache:rocm "$cache/rocm-ccache" 100000
 revision="$(git rev-parse HEAD)"
 common=(--build-arg REVISION="$revision")
 build cpu "${common[@]}" --build-arg CCACHE_IMAGE=attnd-ccache:cpu
