@@ -9,19 +9,22 @@
 #                                     emulator, and the arm64 libraries of arm64_sysroot.sh
 #   scripts/install_deps.sh hip-amd   what the preset `hip-amd` needs on top: the Debian root with
 #                                     ROCm of rocm_root.sh, and what makes it
-#   scripts/install_deps.sh --check [neon] [hip-amd]   only say what is missing
+#   scripts/install_deps.sh containers   what `make test-containers` needs on top: docker, and
+#                                     mmdebstrap for base images; the plugins of docker_plugins.sh
+#   scripts/install_deps.sh --check [neon] [hip-amd] [containers]   only say what is missing
 #   scripts/install_deps.sh --list    print the packages that the C++ is built and tested with
 set -euo pipefail
 
-check=() neon='' hip_amd='' list=''
+check=() neon='' hip_amd='' containers='' list=''
 for argument in "$@"; do
   case "$argument" in
   --check) check=(--check) ;;
   --list) list=1 ;;
   neon) neon=1 ;;
   hip-amd) hip_amd=1 ;;
+  containers) containers=1 ;;
   *)
-    echo "usage: scripts/install_deps.sh [--check | --list] [neon] [hip-amd]" >&2
+    echo "usage: scripts/install_deps.sh [--check | --list] [neon] [hip-amd] [containers]" >&2
     exit 1
     ;;
   esac
@@ -51,6 +54,7 @@ packages=(
 )
 [[ -z $neon ]] || packages+=(g++-aarch64-linux-gnu qemu-user)
 [[ -z $hip_amd ]] || packages+=(mmdebstrap)
+[[ -z $containers ]] || packages+=(docker.io mmdebstrap)
 readonly packages
 
 say() { printf 'install_deps: %s\n' "$*" >&2; }
@@ -78,6 +82,7 @@ list_installed() {
 finish() {
   [[ -z $neon ]] || "$(dirname "$0")/arm64_sysroot.sh" "${check[@]}"
   [[ -z $hip_amd ]] || "$(dirname "$0")/rocm_root.sh" "${check[@]}"
+  [[ -z $containers ]] || "$(dirname "$0")/docker_plugins.sh" "${check[@]}"
   exit
 }
 

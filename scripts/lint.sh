@@ -12,7 +12,7 @@ export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDI
 
 check_format() { scripts/format.sh --check; }
 check_tidy() { tests/tidy/tidy.py; }
-check_shell() { shellcheck scripts/*.sh tests/hip/*.sh .ci/run; }
+check_shell() { shellcheck -x scripts/*.sh deploy/docker/*.sh tests/hip/*.sh .ci/run; }
 # Formats, ruff's rules and, for what is installed at users', types; settings: pyproject.toml.
 check_python() {
   local status=0 tools=$PWD/.venv-tools/bin

@@ -13,6 +13,8 @@
 # Exit code 0: there, or the command's own; 1: the root cannot be had.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/debian_mirror.sh
+source scripts/debian_mirror.sh
 
 readonly suite=forky
 readonly cache="${HOME:?}/.cache/attnd"
@@ -43,31 +45,6 @@ is_there() { [[ -f $root/.stamp && "$(<"$root/.stamp")" == "$suite ${packages[*]
 mkdir -p "$cache"
 exec 9>>"$root.lock"
 
-# Where this machine gets Debian from, as `deb [signed-by=...] URI suite main`.
-source_line() {
-  local uri signed_by=
-  uri="$(apt-get indextargets --format "\$(ORIGIN) \$(LABEL) \$(COMPONENT) \$(REPO_URI)" \
-    'Created-By: Packages' | sed -n 's/^Debian Debian main //p' | sort -u | head -n 1)"
-  [[ -n $uri ]] || die "apt knows no source with Debian's main component: run apt-get update"
-  uri="${uri%/}"
-  # Where the source names no keyring, apt's default ones and Debian's own count.
-  signed_by="$({
-    awk -v RS= -v uri="$uri" 'index($0, uri) && match($0, /Signed-By: *\/[^ \n]+/) {
-        split(substr($0, RSTART, RLENGTH), field, /: */)
-        print field[2]
-      }' /etc/apt/sources.list.d/*.sources
-    sed -nE "s,^deb \\[.*signed-by=([^] ]+).*\\] $uri/? .*,\\1,p" \
-      /etc/apt/sources.list /etc/apt/sources.list.d/*.list
-  } 2>/dev/null | head -n 1)" || true
-  printf 'deb %s %s %s main\n' "${signed_by:+[signed-by=$signed_by]}" "$uri" "$suite"
-}
-
-# How this machine reaches it (proxies, retries), and what it lets pass (a mirror frozen at a date).
-apt_options() {
-  apt-config dump | sed -nE \
-    's/^(Acquire::(https?|Retries|ForceIPv[46]|Check-Date|Check-Valid-Until)(::[^ ]+)? ".+";)$/\1/p'
-}
-
 make_root() {
   command -v mmdebstrap >/dev/null ||
     die "no mmdebstrap, which makes the root with ROCm: run scripts/install_deps.sh hip-amd"
@@ -82,7 +59,8 @@ make_root() {
   for option in path-exclude=/usr/share/{doc,info,locale,man}/'*'; do
     options+=(--dpkgopt="$option")
   done
-  line="$(source_line)"
+  line="$(debian_source "$suite")" ||
+    die "apt knows no source with Debian's main component: run apt-get update"
   "${as_root[@]}" mmdebstrap --quiet --variant=minbase "${options[@]}" \
     --include="$(IFS=,; printf '%s' "${packages[*]}")" "$suite" "$new" "$line" </dev/null >&2 ||
     die "mmdebstrap could not make it from '$line'. That mirror must be within reach and offer" \

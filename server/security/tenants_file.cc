@@ -118,8 +118,9 @@ absl::Status ParseTokenHash(const YAML::Node& node, const Place& place, Sha256& 
     return place.Error(node, absl::StrCat("has ", hex.size(), " characters, expected the ",
                                           2 * hash.size(), " hex digits of a SHA-256"));
   }
-  const std::string bytes = absl::HexStringToBytes(hex);
-  std::memcpy(hash.data(), bytes.data(), hash.size());
+  for (size_t i = 0; i < hash.size(); ++i) {
+    std::from_chars(&hex[2 * i], &hex[2 * i] + 2, hash[i], 16);
+  }
   return absl::OkStatus();
 }
 
