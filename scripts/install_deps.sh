@@ -9,19 +9,22 @@
 #                                     emulator, and the arm64 libraries of arm64_sysroot.sh
 #   scripts/install_deps.sh hip-amd   what the preset `hip-amd` needs on top: the Debian root with
 #                                     ROCm of rocm_root.sh, and what makes it
-#   scripts/install_deps.sh --check [neon] [hip-amd]   only say what is missing
+#   scripts/install_deps.sh monitoring   what `make test-monitoring` needs on top: Prometheus, whose
+#                                     service stays off, and npm
+#   scripts/install_deps.sh --check [neon] [hip-amd] [monitoring]   only say what is missing
 #   scripts/install_deps.sh --list    print the packages that the C++ is built and tested with
 set -euo pipefail
 
-check=() neon='' hip_amd='' list=''
+check=() neon='' hip_amd='' monitoring='' list=''
 for argument in "$@"; do
   case "$argument" in
   --check) check=(--check) ;;
   --list) list=1 ;;
   neon) neon=1 ;;
   hip-amd) hip_amd=1 ;;
+  monitoring) monitoring=1 ;;
   *)
-    echo "usage: scripts/install_deps.sh [--check | --list] [neon] [hip-amd]" >&2
+    echo "usage: scripts/install_deps.sh [--check | --list] [neon] [hip-amd] [monitoring]" >&2
     exit 1
     ;;
   esac
@@ -51,6 +54,11 @@ packages=(
 )
 [[ -z $neon ]] || packages+=(g++-aarch64-linux-gnu qemu-user)
 [[ -z $hip_amd ]] || packages+=(mmdebstrap)
+if [[ -n $monitoring ]]; then
+  packages+=(prometheus)
+  # Another Node than Debian's, with an npm of its own, conflicts with Debian's npm and does as well.
+  command -v npm >/dev/null || packages+=(nodejs npm)
+fi
 readonly packages
 
 say() { printf 'install_deps: %s\n' "$*" >&2; }
@@ -108,6 +116,24 @@ apt() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" \
     </dev/null
 }
+# The tests start Prometheus themselves. Its package would start a service, now and at each boot: the
+# first is refused by policy-rc.d, the second by the unit's mask. Both are left as they were found
+# where somebody has set them, or has the service already.
+keep_service_off() {
+  local policy=/usr/sbin/policy-rc.d unit=/etc/systemd/system/prometheus.service
+  if [[ ! -e $policy ]]; then
+    # shellcheck disable=SC2064  # its value now
+    trap "${as_root[*]} rm -f $policy" EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod +x "$policy"
+  fi
+  if [[ ! -e $unit && ! -L $unit ]]; then
+    "${as_root[@]}" mkdir -p "$(dirname "$unit")"
+    "${as_root[@]}" ln -s /dev/null "$unit"
+  fi
+}
+[[ " ${missing[*]} " != *' prometheus '* ]] || keep_service_off
+
 # With stale lists an installation may still work; if it doesn't, apt's own words are above ours.
 apt update -qq || true
 if ! apt install -y -qq --no-install-recommends "${missing[@]}" >&2; then
