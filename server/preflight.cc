@@ -104,7 +104,7 @@ void CheckSecrets(const Options& options, Preflight& found) {
     const absl::StatusOr<std::string> text = ReadSecretFile(options.tenants_file);
     absl::Status tenants = text.status();
     if (text.ok()) tenants = ParseTenants(*text, options.tenants_file).status();
-    if (!tenants.ok()) found.errors.emplace_back(tenants.message());
+    if (!tenants.ok()) found.errors.push_back(absl::StrCat("--tenants_file ", tenants.message()));
   }
 }
 

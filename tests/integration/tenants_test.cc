@@ -7,12 +7,14 @@
 
 #include <grpcpp/generic/generic_stub.h>
 
+#include <csignal>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/descriptor.h"
 #include "tests/fakes/test_certificates.h"
@@ -322,6 +324,41 @@ TEST_F(TenantsTest, AChangeOfTheFileCountsAtOnce) {
   EXPECT_TRUE(stream->Finish().ok());
   // The tenant is who it was.
   EXPECT_EQ(Client("token-of-chat-01").Describe(session, sequence).layer_lengths(0), 4);
+}
+
+// The whole log of a daemon that says all it can, with tokens good and bad, and sessions resumed.
+TEST(SecretsTest, AreNeverLogged) {
+  TempDir dir;
+  const std::string path = dir.path("tenants.yaml");
+  WritePem(path, TenantsFile());
+  ChildDaemon daemon({"--tenants_file=" + path, "--log_level=trace"});
+  ASSERT_TRUE(daemon.serving()) << daemon.log();
+  TestClient chat(daemon.address(), {.token = kChat});
+  const TestSession session = chat.NewSession();
+  TestClient stranger(daemon.address(), {.token = "token-of-nobody-"});
+  EXPECT_EQ(CallByName(stranger, "/attnd.v1.AdminService/GetStats").error_code(),
+            Code::UNAUTHENTICATED);
+  WritePem(path, absl::StrCat("tenants:\n- {name: chat, tokens: [", kChat, "]\n  nonsense"));
+  v1::ResumeSessionRequest request;
+  v1::ResumeSessionResponse response;
+  grpc::ClientContext context, again;
+  request.set_token(session.token);
+  EXPECT_TRUE(chat.sessions->ResumeSession(&context, request, &response).ok());
+  request.set_token("0123456789abcdef");
+  EXPECT_FALSE(chat.sessions->ResumeSession(&again, request, &response).ok());
+  while (daemon.log().find("not read again") == std::string::npos) {
+    CallByName(chat, "/attnd.v1.AdminService/GetStats");
+  }
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.Wait(), 0);
+  const std::string log = daemon.log();
+  EXPECT_THAT(log, HasSubstr("ResumeSession"));
+  const std::string hex = absl::BytesToHexString(session.token);
+  for (const std::string& secret :
+       {std::string(kChat), std::string(kRoot), std::string("token-of-nobody-"), session.token, hex,
+        std::string("0123456789abcdef")}) {
+    EXPECT_THAT(log, testing::Not(HasSubstr(secret)));
+  }
 }
 
 }  // namespace

@@ -38,8 +38,10 @@ class AdmissionTest : public testing::Test {
   }
   // Admits a request that keeps its answer until the test lets go of it.
   absl::StatusOr<PendingRequest> Admit(Admission& admission, std::vector<WorkItem> items,
-                                       MonotonicTime deadline = kNoDeadline) {
+                                       MonotonicTime deadline = kNoDeadline,
+                                       TenantIndex tenant = {}) {
     auto request = std::make_unique<Request>();
+    request->tenant = tenant;
     request->items = std::move(items);
     request->deadline = deadline;
     request->times.received = core_.clock.Now();
@@ -98,6 +100,36 @@ TEST_F(AdmissionTest, BoundsRequestsItemsAndTokens) {
   }
   EXPECT_THAT(core_.metrics.Serialize(),
               HasSubstr("attnd_admission_refused_total{reason=\"queue_full\"} 6"));
+}
+
+// A tenant that fills its share finds the queue full; the others do not.
+TEST_F(AdmissionTest, EachTenantHasItsShareOfTheQueue) {
+  constexpr TenantIndex kChat(1), kCode(2);
+  const auto admission = Make({.max_queued_requests = 8, .max_queued_tokens = 100});
+  admission->SetTenantLimits(kChat, {.requests = 2, .items = 0, .tokens = 50});
+  absl::StatusOr<PendingRequest> first = Admit(*admission, {core_.Dense(1)}, kNoDeadline, kChat);
+  ASSERT_TRUE(first.ok());
+  const absl::Status tokens = Admit(*admission, {core_.Dense(50)}, kNoDeadline, kChat).status();
+  EXPECT_EQ(ReasonOf(tokens), ErrorReason::kQueueFull);
+  EXPECT_GT(GetErrorDetail(tokens)->retry_delay, Duration::zero());
+  EXPECT_THAT(std::string(tokens.message()),
+              HasSubstr("the tenant's share of the queue is full: 1 of 2 requests"));
+  absl::StatusOr<PendingRequest> second = Admit(*admission, {core_.Dense(1)}, kNoDeadline, kChat);
+  ASSERT_TRUE(second.ok());
+  EXPECT_FALSE(Admit(*admission, {core_.Dense(1)}, kNoDeadline, kChat).ok());
+  EXPECT_EQ(admission->refused(kChat), 2u);
+
+  absl::StatusOr<PendingRequest> other = Admit(*admission, {core_.Dense(60)}, kNoDeadline, kCode);
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_EQ(admission->refused(kCode), 0u);
+  // What is answered makes room in the tenant's own share.
+  core_.platform.CompleteNext();
+  first->Wait();
+  first = absl::CancelledError();
+  absl::StatusOr<PendingRequest> again = Admit(*admission, {core_.Dense(1)}, kNoDeadline, kChat);
+  EXPECT_TRUE(again.ok()) << again.status();
+  core_.platform.CompleteAll();
+  for (auto* request : {&second, &other, &again}) (*request)->Wait();
 }
 
 TEST_F(AdmissionTest, ARequestLargerThanTheQueueIsTakenAlone) {

@@ -12,6 +12,7 @@
 
 #include "kernels/backend/host_memory.h"
 #include "kernels/base/status_macros.h"
+#include "kv_cache/error_detail.h"
 #include "tests/fakes/fake_backend.h"
 
 namespace attnd {
@@ -52,6 +53,25 @@ class PinnedDevice final : public Device {
  private:
   DeviceInfo info_;
 };
+
+TEST(StagingTest, ATenantHoldsNoMoreThanItsShare) {
+  constexpr TenantIndex kChat(1), kCode(2);
+  Staging staging({&device.device()}, Bytes(1u << 20));
+  staging.SetTenantLimit(kChat, Bytes(256u << 10));
+  {
+    const absl::StatusOr<StagingBuffer> first = staging.Allocate(Bytes(200u << 10), kChat);
+    ASSERT_TRUE(first.ok());
+    const absl::Status refused = staging.Allocate(Bytes(200u << 10), kChat).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("the tenant's requests hold"));
+    EXPECT_EQ(GetErrorDetail(refused)->reason, ErrorReason::kTenantLimit);
+    EXPECT_TRUE(staging.Allocate(Bytes(700u << 10), kCode).ok());
+  }
+  EXPECT_TRUE(staging.Allocate(Bytes(200u << 10), kChat).ok());
+  staging.SetTenantLimit(kChat, Bytes(0));
+  EXPECT_TRUE(staging.Allocate(Bytes(700u << 10), kChat).ok());
+  EXPECT_EQ(staging.in_use(), Bytes(0));
+}
 
 TEST(StagingTest, BuffersAreAlignedAndAsLargeAsAsked) {
   Staging staging({&device.device()}, Bytes(1u << 30));
