@@ -5,9 +5,12 @@
 // doctor/, by subject. Those of the machine mean the daemon's machine where both are one. Exit code
 // 1 where anything failed; warnings and unknowns do not count.
 #include <iostream>
+#include <memory>
+#include <string>
 
 #include <nlohmann/json.hpp>
 
+#include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/doctor/checks.h"
 #include "client/cli/terminal.h"
@@ -15,7 +18,7 @@
 namespace attnd::cli {
 namespace {
 
-int RunDoctor(const Globals& globals) {
+int RunDoctor(const Globals& globals, const DaemonFiles& files) {
   const bool colors = StdoutIsTerminal();
   Report report(globals.json
                     ? nullptr
@@ -23,6 +26,8 @@ int RunDoctor(const Globals& globals) {
                         std::cout << ToText(finding, colors) << std::flush;
                       }));
   const Host host = Host::This();
+  CheckCredentials(globals.credentials, absl::Now(), report);
+  CheckDaemonFiles(files, absl::Now(), report);
   const DaemonFacts daemon = CheckConnection(globals, report);
   CheckMetrics(globals, report);
   CheckDistance(globals, daemon, report);
@@ -45,7 +50,15 @@ int RunDoctor(const Globals& globals) {
 void AddDoctorCommand(CLI::App& app, Globals& globals) {
   CLI::App* command =
       app.add_subcommand("doctor", "Check this machine, its GPUs and the daemon, with advice");
-  command->callback([&globals] { globals.exit_code = RunDoctor(globals); });
+  auto files = std::make_shared<DaemonFiles>();
+  const auto file = [command](const char* name, std::string& path, const char* help) {
+    command->add_option(name, path, help)->type_name("FILE")->group("The daemon's own files");
+  };
+  file("--daemon_cert", files->cert, "What attnd's --tls_cert names");
+  file("--daemon_key", files->key, "What attnd's --tls_key names");
+  file("--daemon_client_ca", files->client_ca, "What attnd's --tls_client_ca names");
+  file("--tenants_file", files->tenants, "What attnd's --tenants_file names");
+  command->callback([&globals, files] { globals.exit_code = RunDoctor(globals, *files); });
 }
 
 }  // namespace attnd::cli

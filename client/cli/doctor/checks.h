@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "client/cli/command.h"
 #include "client/cli/doctor/amd_gpu.h"
 #include "client/cli/doctor/host.h"
@@ -38,6 +39,14 @@ bool IsLocalAddress(std::string_view address);
 DaemonFacts CheckConnection(const Globals& globals, Report& report);
 void CheckMetrics(const Globals& globals, Report& report);
 void CheckDistance(const Globals& globals, const DaemonFacts& daemon, Report& report);
+
+// security.cc: what this client shows the daemon, from the flags of all commands.
+void CheckCredentials(const client::Credentials& credentials, absl::Time now, Report& report);
+// The daemon's own files, where this machine has them and they were named.
+struct DaemonFiles {
+  std::string cert{}, key{}, client_ca{}, tenants{};
+};
+void CheckDaemonFiles(const DaemonFiles& files, absl::Time now, Report& report);
 
 // system.cc, cpu.cc
 void CheckMemory(const Host& host, const DaemonFacts& daemon, Report& report);

@@ -15,6 +15,7 @@
 #include "client/cli/doctor/checks.h"
 #include "client/cli/format.h"
 #include "client/cli/metrics_scrape.h"
+#include "client/cpp/error_detail.h"
 
 namespace attnd::cli {
 namespace {
@@ -79,7 +80,11 @@ DaemonFacts CheckConnection(const Globals& globals, Report& report) {
   const auto client = Connect(globals);
   if (!client.ok()) {
     report.Fail("connection", std::string(client.status().message()),
-                "start attnd, or name its address with --address or ATTND_ADDRESS");
+                client::IsChannelError(client.status())
+                    ? "start attnd, or name its address with --address or ATTND_ADDRESS"
+                : absl::IsUnauthenticated(client.status())
+                    ? "name a token that attnd's tenants file has, with --token_file"
+                    : "");
     return facts;
   }
   const auto begin = std::chrono::steady_clock::now();
@@ -115,6 +120,9 @@ DaemonFacts CheckConnection(const Globals& globals, Report& report) {
   if (integrity.ok()) {
     report.Ok("integrity", absl::StrFormat("%d pages and %d sequences are consistent",
                                            integrity->pages_checked, integrity->sequences_checked));
+  } else if (absl::IsPermissionDenied(integrity.status())) {
+    report.Unknown("integrity", std::string(integrity.status().message()),
+                   "check with an admin's token");
   } else {
     report.Fail("integrity", std::string(integrity.status().message()),
                 "report this with the daemon's log, and restart it");

@@ -78,7 +78,7 @@ ProgramResult RunProgram(const std::string& program, const std::vector<std::stri
   return result;
 }
 
-DaemonProcess::DaemonProcess() {
+DaemonProcess::DaemonProcess(const std::vector<std::string>& flags) {
   char folder[] = "/tmp/attnd-client-test-XXXXXX";
   if (mkdtemp(folder) == nullptr) {
     error_ = "no temporary folder";
@@ -87,10 +87,11 @@ DaemonProcess::DaemonProcess() {
   folder_ = folder;
   const std::string ready_file = folder_ + "/ready.json";
   unix_address_ = "unix:" + folder_ + "/attnd.sock";
-  pid_ = Spawn("attnd",
-               {"--listen", "127.0.0.1:0", "--listen", unix_address_, "--metrics_listen",
-                "127.0.0.1:0", "--ready_file", ready_file, "--log_level", "warning"},
-               -1);
+  std::vector<std::string> arguments = {
+      "--listen",    "127.0.0.1:0",  "--listen", unix_address_, "--metrics_listen",
+      "127.0.0.1:0", "--ready_file", ready_file, "--log_level", "warning"};
+  arguments.insert(arguments.end(), flags.begin(), flags.end());
+  pid_ = Spawn("attnd", arguments, -1);
   if (pid_ < 0) {
     error_ = "could not start " + BuiltProgram("attnd");
     return;

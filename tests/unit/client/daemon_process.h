@@ -22,7 +22,7 @@ ProgramResult RunProgram(const std::string& program, const std::vector<std::stri
 
 class DaemonProcess {
  public:
-  DaemonProcess();
+  explicit DaemonProcess(const std::vector<std::string>& flags = {});
   ~DaemonProcess();
   DaemonProcess(const DaemonProcess&) = delete;
   DaemonProcess& operator=(const DaemonProcess&) = delete;
