@@ -89,6 +89,8 @@ class EndsTest(unittest.TestCase):
             status, body = daemon.http("/readyz")
             self.assertEqual(status, 503)
             self.assertIn("drain", body)
+            self.assertEqual(daemon.exec("attnctl", "health", check=False).returncode, 1)
+            daemon.wait_for_health("unhealthy")
             daemon.signal("TERM")
             self.assertEqual(daemon.exit_code(), 0)
 

@@ -53,7 +53,7 @@ class ImageTest(unittest.TestCase):
         for image in ("attnd:cpu", "attnd:rocm"):
             with self.subTest(image=image):
                 config = inspect(image, "image")["Config"]
-                self.assertEqual(config["Healthcheck"]["Test"][:2], ["CMD", "attnctl"])
+                self.assertEqual(config["Healthcheck"]["Test"], ["CMD", "attnctl", "health"])
                 self.assertEqual(config["StopSignal"], "SIGTERM")
                 self.assertEqual(list(config["Volumes"]), ["/run/attnd"])
                 self.assertEqual(shell(image, "stat -c '%u:%g %a' /run/attnd").strip(),
