@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of a daemon under load and a Prometheus that watches it, for all tests of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+CLIENT = REPOSITORY / "client" / "python"
+sys.path[:0] = [str(CLIENT / "src"), str(HERE), str(REPOSITORY / "deploy" / "grafana")]
+subprocess.run([sys.executable, str(CLIENT / "generate_protos.py")], check=True)
+
+import attnd  # noqa: E402
+from daemon import Daemon  # noqa: E402
+from exceptions import PENDING_METRICS  # noqa: E402
+from expressions import metrics_of, rules  # noqa: E402
+from load import HEADS, Load, rows  # noqa: E402
+from prometheus import Prometheus, wait_until  # noqa: E402
+
+# Alerts whose condition the load makes true, so that their expressions are seen to find what they
+# are there to find. (Whether they fire is a matter of `for`, which the unit tests have.)
+MADE_TRUE = (
+    "AttndPoolNearlyFull",
+    "AttndOutOfPages",
+    "AttndPrefixEvictions",
+    "AttndRefusing",
+    "AttndRequestErrors",
+    "AttndItemErrors",
+    "AttndSessionsLeaking",
+)
+MADE_TRUE_AT_THE_END = ("AttndAbsent", "AttndDown")
+FLAGS = ("--backend=cpu", "--pool_bytes=16MiB", "--num_threads=1", "--max_queued_requests=6")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What there is to ask when all is over."""
+
+    prometheus: Prometheus
+    start: float
+    end: float
+    scrape: str  # /metrics at the end of the load
+
+    def series(self, expr: str) -> list[dict[str, object]]:
+        """What an expression had at any second of the run."""
+        return self.prometheus.query_range(expr, self.start, self.end)
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """Short: a socket's name has 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="attnd-", dir="/tmp") as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def watched(folder: Path) -> Iterator[Watched]:
+    """Load, drain, restart and end of a daemon, seen by a Prometheus that stays."""
+    expressions = {rule.name: rule.expr for rule in rules()}
+    with Daemon(folder, *FLAGS) as daemon, Prometheus(folder, daemon.metrics) as prometheus:
+        start = prometheus.started - 2
+        prometheus.wait_for('up{job="attnd"} == 1')
+
+        def connect(**arguments: object) -> attnd.Client:
+            return attnd.Client(daemon.address, **arguments)  # type: ignore[arg-type]
+
+        with Load(connect):
+            for name in MADE_TRUE:
+                if not metrics_of(expressions[name]) & PENDING_METRICS:
+                    prometheus.wait_for(expressions[name])
+        scrape = daemon.scrape()
+        drain(daemon, prometheus)
+        daemon.restart()
+        prometheus.wait_for('resets(process_cpu_seconds_total{job="attnd"}[5m]) > 0')
+        daemon.process.terminate()
+        wait_until(lambda: daemon.process.poll() is not None, "attnd ends")
+        prometheus.wait_for(expressions["AttndDown"])
+        yield Watched(prometheus, start, time.time() + 1, scrape)
+
+
+def drain(daemon: Daemon, prometheus: Prometheus) -> None:
+    """Drains it, and tries for more until Prometheus has seen that it was refused."""
+    daemon.attnctl("drain")
+    with attnd.Client(daemon.address, timeout_s=20) as client:
+        q = rows(64, HEADS)[None]
+
+        def refused() -> bool:
+            try:
+                client.flash_attention(q, q, q)
+            except attnd.Draining:
+                return bool(
+                    prometheus.query('attnd_admission_refused_total{reason="draining"} > 0')
+                )
+            raise AssertionError("a draining daemon took a call")
+
+        wait_until(refused, "Prometheus sees refusals of a draining daemon")
+    if "attnd_draining" not in PENDING_METRICS:
+        prometheus.wait_for("attnd_draining == 1")
