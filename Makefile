@@ -13,7 +13,7 @@ export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
 .PHONY: help deps python-env build demo test bench docs wheel lint format asan tsan neon \
-	hip-amd hip-nvidia test-containers ci-full clean
+	hip-amd hip-nvidia test-containers test-monitoring ci-full clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -67,6 +67,9 @@ hip-nvidia: deps ## Build the NVIDIA plugin, its tests and benchmark, and bundle
 
 test-containers: ## Build the container images and run them, under a docker of its own (needs root)
 	@scripts/containers.sh
+
+test-monitoring: build ## Test Prometheus' rules and Grafana's dashboard, with a real Prometheus
+	@scripts/monitoring.sh
 
 ci-full: ## All that .ci/run does without its budgets, the slow sanitized tests, and the demo
 	@scripts/ci.sh --full

@@ -11,11 +11,14 @@
 #                                     ROCm of rocm_root.sh, and what makes it
 #   scripts/install_deps.sh containers   what `make test-containers` needs on top: docker, and
 #                                     mmdebstrap for base images; the plugins of docker_plugins.sh
-#   scripts/install_deps.sh --check [neon] [hip-amd] [containers]   only say what is missing
+#   scripts/install_deps.sh monitoring   what `make test-monitoring` needs on top: Prometheus, whose
+#                                     service stays off, and npm
+#   scripts/install_deps.sh --check [neon] [hip-amd] [containers] [monitoring]
+#                                     only say what is missing
 #   scripts/install_deps.sh --list    print the packages that the C++ is built and tested with
 set -euo pipefail
 
-check=() neon='' hip_amd='' containers='' list=''
+check=() neon='' hip_amd='' containers='' monitoring='' list=''
 for argument in "$@"; do
   case "$argument" in
   --check) check=(--check) ;;
@@ -23,8 +26,10 @@ for argument in "$@"; do
   neon) neon=1 ;;
   hip-amd) hip_amd=1 ;;
   containers) containers=1 ;;
+  monitoring) monitoring=1 ;;
   *)
-    echo "usage: scripts/install_deps.sh [--check | --list] [neon] [hip-amd] [containers]" >&2
+    echo "usage: scripts/install_deps.sh [--check | --list]" \
+      "[neon] [hip-amd] [containers] [monitoring]" >&2
     exit 1
     ;;
   esac
@@ -55,6 +60,11 @@ packages=(
 [[ -z $neon ]] || packages+=(g++-aarch64-linux-gnu qemu-user)
 [[ -z $hip_amd ]] || packages+=(mmdebstrap)
 [[ -z $containers ]] || packages+=(docker.io mmdebstrap)
+if [[ -n $monitoring ]]; then
+  packages+=(prometheus)
+  # Another Node than Debian's, with an npm of its own, conflicts with Debian's npm and does as well.
+  command -v npm >/dev/null || packages+=(nodejs npm)
+fi
 readonly packages
 
 say() { printf 'install_deps: %s\n' "$*" >&2; }
@@ -113,6 +123,24 @@ apt() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" \
     </dev/null
 }
+# The tests start Prometheus themselves. Its package would start a service, now and at each boot: the
+# first is refused by policy-rc.d, the second by the unit's mask. Both are left as they were found
+# where somebody has set them, or has the service already.
+keep_service_off() {
+  local policy=/usr/sbin/policy-rc.d unit=/etc/systemd/system/prometheus.service
+  if [[ ! -e $policy ]]; then
+    # shellcheck disable=SC2064  # its value now
+    trap "${as_root[*]} rm -f $policy" EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod +x "$policy"
+  fi
+  if [[ ! -e $unit && ! -L $unit ]]; then
+    "${as_root[@]}" mkdir -p "$(dirname "$unit")"
+    "${as_root[@]}" ln -s /dev/null "$unit"
+  fi
+}
+[[ " ${missing[*]} " != *' prometheus '* ]] || keep_service_off
+
 # With stale lists an installation may still work; if it doesn't, apt's own words are above ours.
 apt update -qq || true
 if ! apt install -y -qq --no-install-recommends "${missing[@]}" >&2; then

@@ -16,6 +16,7 @@ check_shell() { shellcheck -x scripts/*.sh deploy/docker/*.sh tests/hip/*.sh .ci
 # Formats, ruff's rules and, for what is installed at users', types; settings: pyproject.toml.
 check_python() {
   local status=0 tools=$PWD/.venv-tools/bin
+  local python=(client/python docs deploy tests/monitoring)
   scripts/tools_env.sh || status=$?
   if [[ $status -eq 3 && "${CI:-}" != true ]]; then
     echo "lint: the Python sources were NOT checked: the tools cannot be had here" >&2
@@ -23,8 +24,8 @@ check_python() {
   fi
   [[ $status -eq 0 ]] || return "$status"
   export RUFF_CACHE_DIR=$PWD/build/ruff_cache MYPY_CACHE_DIR=$PWD/build/mypy_cache
-  "$tools/ruff" format --check --quiet client/python docs &&
-    "$tools/ruff" check --quiet client/python docs &&
+  "$tools/ruff" format --check --quiet "${python[@]}" &&
+    "$tools/ruff" check --quiet "${python[@]}" &&
     (cd client/python && "$tools/mypy" --python-executable "$tools/python" src)
 }
 # All targets with clang: -Wthread-safety is an error there (cmake/Attnd.cmake).

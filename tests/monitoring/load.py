@@ -18,8 +18,9 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-import attnd
 import numpy as np
+
+import attnd
 from attnd.channel import RetryPolicy
 from attnd.prefix import page_keys
 
@@ -30,12 +31,12 @@ ERRORS = 30  # in a row, of each kind that must be seen among the successes
 
 
 def rows(n: int, heads: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """n tokens of noise."""
+    """Noise of n tokens."""
     return np.random.default_rng(n).standard_normal((n, heads, DIM), np.float32)
 
 
 def item(sequence: attnd.Sequence, layer: int, start: int, n: int, **fields: object) -> attnd.Item:
-    """n tokens at `start` that are written and attended."""
+    """Writes n tokens at `start`, and attends them."""
     tensors = {"q": rows(n, HEADS), "k": rows(n, KV_HEADS), "v": rows(n, KV_HEADS)}
     return attnd.Item(sequence=sequence, layer=layer, start=start, **(tensors | fields))
 
@@ -86,7 +87,7 @@ class Load:
                     with contextlib.suppress(attnd.AttndError):
                         kind(client, number)
                     self._stop.wait(0.01)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by __exit__
             self._failures.append(error)
             self._stop.set()
 

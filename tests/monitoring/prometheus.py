@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Prometheus that scrapes a daemon each second, with this repository's own configuration.
 
-    with Prometheus(folder, target="127.0.0.1:7451") as prometheus:
-        prometheus.wait_for('up{job="attnd"} == 1')
-        series = prometheus.query_range("rate(attnd_launches_total[10s])", start, end)
+with Prometheus(folder, target="127.0.0.1:7451") as prometheus:
+    prometheus.wait_for('up{job="attnd"} == 1')
+    series = prometheus.query_range("rate(attnd_launches_total[10s])", start, end)
 """
 
 from __future__ import annotations

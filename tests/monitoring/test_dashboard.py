@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dashboard is what its source writes, fits Grafana's types, and is laid out without overlaps."""
+"""The dashboard is what its source writes, fits Grafana's types, and has no overlaps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import panels as grafana
 import promql
-import pytest
 from expressions import (
     DASHBOARD,
     GRAFANA,
@@ -118,8 +119,8 @@ def rectangles() -> list[tuple[str, dict[str, int]]]:
     """As they lie where all rows are open."""
     found = []
     for panel in dashboard()["panels"]:
-        for one in [panel, *panel.get("panels", [])]:
-            found.append((one["title"], one["gridPos"]))
+        whole = [panel, *panel.get("panels", [])]
+        found += [(one["title"], one["gridPos"]) for one in whole]
     return found
 
 
@@ -156,7 +157,9 @@ def test_an_overlap_is_seen() -> None:
 
 
 def test_panels_are_described() -> None:
-    ids = [one["id"] for panel in dashboard()["panels"] for one in [panel, *panel.get("panels", [])]]
+    ids = [
+        one["id"] for panel in dashboard()["panels"] for one in [panel, *panel.get("panels", [])]
+    ]
     assert sorted(set(ids)) == sorted(ids)
     for panel in panels():
         assert panel["description"].endswith("."), panel["title"]
@@ -171,7 +174,7 @@ def test_panels_are_described() -> None:
 
 def test_every_variable_is_used_and_every_used_one_is_there() -> None:
     declared = {variable["name"] for variable in dashboard()["templating"]["list"]}
-    text = json.dumps([panel for panel in dashboard()["panels"]])
+    text = json.dumps(dashboard()["panels"])
     used = set(re.findall(r"\$\{?(\w+)", text)) - {"__rate_interval"}
     assert used == declared
     assert {f"${name}" for name in declared} - {"$datasource"} <= set(GRAFANA)

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+
 from conftest import MADE_TRUE, MADE_TRUE_AT_THE_END, Watched
 from exceptions import NOT_FROM_OUTSIDE, NOT_ON_A_CPU, PENDING_LABELS, PENDING_METRICS
 from expressions import (
-    TARGET_LABELS,
     PanelQuery,
     Rule,
     as_data,
@@ -27,12 +27,6 @@ REPORT = REPOSITORY / "build" / "monitoring" / "queries.json"
 QUERIES = panel_queries()
 RULES = rules()
 BY_NAME = {rule.name: rule for rule in RULES}
-
-
-@pytest.fixture(scope="session")
-def report() -> list[dict[str, object]]:
-    """What each expression found; written as build/monitoring/queries.json."""
-    return []
 
 
 def missing(expr: str) -> set[str]:
@@ -103,8 +97,11 @@ def test_texts_of_alerts_are_filled_in(watched: Watched) -> None:
             assert not re.search(r"<error|<no value>|%!|\{\{", text), alert
 
 
-@pytest.mark.parametrize("variable", [v for v in dashboard()["templating"]["list"]
-                                      if v["type"] == "query"], ids=lambda v: v["name"])
+@pytest.mark.parametrize(
+    "variable",
+    [v for v in dashboard()["templating"]["list"] if v["type"] == "query"],
+    ids=lambda v: v["name"],
+)
 def test_variable_has_values(watched: Watched, variable: dict[str, dict[str, str]]) -> None:
     query = variable["query"]["query"]
     call = re.fullmatch(r"label_values\((\w+)\{(.*)\}, (\w+)\)", query)
@@ -161,11 +158,10 @@ def test_write_report(watched: Watched) -> None:
         (r.name, as_data(r.expr) if r.alert else r.expr) for r in RULES
     ]:
         series = watched.series(expr)
-        found.append({"name": name, "expr": expr, "series": len(series), "cannot": sorted(missing(expr))})
+        found.append(
+            {"name": name, "expr": expr, "series": len(series), "cannot": sorted(missing(expr))}
+        )
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     Path(REPORT).write_text(json.dumps(found, indent=1))
     empty = [entry["name"] for entry in found if not entry["series"]]
     print(f"{len(QUERIES)} queries, {len(RULES)} rules; without data: {empty}")
-
-
-assert TARGET_LABELS  # used by the tests of names

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from expressions import dashboard, read_yaml
 from prometheus import CONFIGURATION, REPOSITORY
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from expressions import (
     RULE_TESTS,
     RULES,
@@ -128,7 +129,9 @@ def test_a_spoilt_rule_fails_its_tests(rule: Rule, how: str, tmp_path: Path) -> 
     assert done.returncode == 1, f"{rule.name}, {how}: no test has noticed\n{done.stdout}"
 
 
-@pytest.mark.parametrize("rule", [r for r in ALERTS if r.name != "AttndAbsent"], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "rule", [r for r in ALERTS if r.name != "AttndAbsent"], ids=lambda r: r.name
+)
 def test_every_alert_compares_something(rule: Rule) -> None:
     assert len(mutants(rule)) > 1, "COMPARISON does not see its condition"
 
@@ -140,7 +143,9 @@ def test_names_are_those_of_the_catalogue(rule: Rule) -> None:
     unknown = metrics_of(rule.expr) - set(known)
     assert not unknown, f"not in metrics.json: {unknown}"
     # Labels of recorded series were checked where they are recorded.
-    allowed = TARGET_LABELS | {"le"} | {label for metric in known.values() for label in metric["labels"]}
+    allowed = (
+        TARGET_LABELS | {"le"} | {label for metric in known.values() for label in metric["labels"]}
+    )
     if expr == rule.expr and metrics_of(expr):
         allowed = TARGET_LABELS | {"le"}
         for name in metrics_of(expr):
