@@ -62,7 +62,7 @@ packages=(
 [[ -z $containers ]] || packages+=(docker.io mmdebstrap)
 if [[ -n $monitoring ]]; then
   packages+=(prometheus)
-  # Another Node than Debian's, with an npm of its own, conflicts with Debian's npm and does as well.
+  # Another Node than Debian's, with its own npm, conflicts with Debian's npm and does as well.
   command -v npm >/dev/null || packages+=(nodejs npm)
 fi
 readonly packages
@@ -123,9 +123,8 @@ apt() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" \
     </dev/null
 }
-# The tests start Prometheus themselves. Its package would start a service, now and at each boot: the
-# first is refused by policy-rc.d, the second by the unit's mask. Both are left as they were found
-# where somebody has set them, or has the service already.
+# The tests start Prometheus themselves. Its package would start a service, now and at each boot:
+# policy-rc.d refuses the first, the unit's mask the second. Either is left alone where it is there.
 keep_service_off() {
   local policy=/usr/sbin/policy-rc.d unit=/etc/systemd/system/prometheus.service
   if [[ ! -e $policy ]]; then

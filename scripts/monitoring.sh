@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Tests what is in deploy/prometheus and deploy/grafana:   scripts/monitoring.sh [PYTEST_ARGUMENT...]
-# promtool on the rules, the TypeScript compiler on the dashboard, and every query of both against a
-# real Prometheus that scrapes build/release (or $ATTND_BIN_DIR) under load. What each query found is
-# build/monitoring/queries.json. MONITORING_PYTHON is another Python than .venv's.
+# Tests deploy/prometheus and deploy/grafana:   scripts/monitoring.sh [PYTEST_ARGUMENT...]
+# promtool on the rules, the TypeScript compiler on the dashboard, and every query of both against
+# a real Prometheus that scrapes build/release (or $ATTND_BIN_DIR) under load. What each query found
+# is in build/monitoring/queries.json. MONITORING_PYTHON is another Python than .venv's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -105,6 +105,17 @@ def panel_queries() -> list[PanelQuery]:
     ]
 
 
+def documentation() -> str:
+    """The page of the docs."""
+    return (REPOSITORY / "docs" / "monitoring.md").read_text()
+
+
+def examples() -> list[str]:
+    """The queries that it shows."""
+    blocks = re.findall(r"^```promql\n(.*?)^```$", documentation(), re.M | re.S)
+    return [block.strip() for block in blocks]
+
+
 def metrics_of(expr: str) -> set[str]:
     """The metrics of the catalogue that an expression names, without a histogram's suffixes."""
     known = catalogue()

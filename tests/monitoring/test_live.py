@@ -17,6 +17,7 @@ from expressions import (
     as_data,
     catalogue,
     dashboard,
+    examples,
     metrics_of,
     panel_queries,
     rules,
@@ -66,6 +67,11 @@ def test_rule_has_data(watched: Watched, rule: Rule) -> None:
         watched.series(expr)
         expr = expr.replace(old, new)
     check(watched, expr, rule.name)
+
+
+@pytest.mark.parametrize("expr", examples())
+def test_example_of_the_docs_has_data(watched: Watched, expr: str) -> None:
+    check(watched, expr, "docs/monitoring.md")
 
 
 @pytest.mark.parametrize("rule", [r for r in RULES if not r.alert], ids=lambda rule: rule.name)
