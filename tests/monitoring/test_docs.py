@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from expressions import RECORDED, Rule, catalogue, documentation, examples, metrics_of, rules
 
 TEXT = documentation()

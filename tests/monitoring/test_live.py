@@ -22,6 +22,7 @@ from expressions import (
     panel_queries,
     rules,
 )
+from picture import draw
 from prometheus import REPOSITORY, QueryError
 
 REPORT = REPOSITORY / "build" / "monitoring" / "queries.json"
@@ -171,3 +172,11 @@ def test_write_report(watched: Watched) -> None:
     Path(REPORT).write_text(json.dumps(found, indent=1))
     empty = [entry["name"] for entry in found if not entry["series"]]
     print(f"{len(QUERIES)} queries, {len(RULES)} rules; without data: {empty}")
+
+
+def test_draw_dashboard(watched: Watched) -> None:
+    """For eyes: where everything is, with the data of this run."""
+    picture = REPORT.with_name("dashboard.png")
+    picture.unlink(missing_ok=True)
+    draw(picture, watched.series)
+    assert picture.stat().st_size > 50_000
