@@ -251,13 +251,11 @@ def queue() -> Row:
         [
             Panel(
                 "Items in the daemon",
-                "Queued: not yet launched. Beyond the limit (dashed) calls are refused.",
+                "Queued: not yet launched. Launched: not yet done.",
                 timeseries(
                     "short",
                     Target(gauge("attnd_queue_items"), "queued"),
                     Target(gauge("attnd_launched_items"), "launched"),
-                    Target(gauge("attnd_limit", resource="queued_items"), "limit"),
-                    dashed="limit",
                 ),
             ),
             Panel(
@@ -267,12 +265,10 @@ def queue() -> Row:
             ),
             Panel(
                 "Staging memory",
-                "Host memory of tensors between network and kernels, and its limit (dashed).",
+                "Host memory of tensors between the network and the kernels.",
                 timeseries(
                     "bytes",
                     Target(gauge("attnd_staging_bytes"), "in use"),
-                    Target(gauge("attnd_limit", resource="staging_bytes"), "limit"),
-                    dashed="limit",
                 ),
             ),
             Panel(

@@ -23,7 +23,7 @@ import attnd  # noqa: E402
 from daemon import Daemon  # noqa: E402
 from exceptions import PENDING_METRICS  # noqa: E402
 from expressions import metrics_of, rules  # noqa: E402
-from load import HEADS, Load, rows  # noqa: E402
+from load import HEADS, TENANTS, Load, rows  # noqa: E402
 from prometheus import Prometheus, wait_until  # noqa: E402
 
 # Alerts whose condition the load makes true, so that their expressions are seen to find what they
@@ -35,10 +35,16 @@ MADE_TRUE = (
     "AttndRefusing",
     "AttndRequestErrors",
     "AttndItemErrors",
+    "AttndControlErrors",
     "AttndSessionsLeaking",
+    "AttndTenantNearLimit",
+    "AttndTenantRefused",
+    "AttndUnauthenticatedCalls",
+    "AttndCertificateExpiring",
+    "AttndCertificateExpired",
 )
-MADE_TRUE_AT_THE_END = ("AttndAbsent", "AttndDown")
-FLAGS = ("--backend=cpu", "--pool_bytes=16MiB", "--num_threads=1", "--max_queued_requests=6")
+# Those that other things make true.
+MADE_TRUE_OTHERWISE = ("AttndAbsent", "AttndReloadFailed", "AttndDrainedAndLeft", "AttndDown")
 
 
 @dataclass(frozen=True)
@@ -66,31 +72,50 @@ def folder() -> Iterator[Path]:
 def watched(folder: Path) -> Iterator[Watched]:
     """Load, drain, restart and end of a daemon, seen by a Prometheus that stays."""
     expressions = {rule.name: rule.expr for rule in rules()}
-    with Daemon(folder, *FLAGS) as daemon, Prometheus(folder, daemon.metrics) as prometheus:
-        start = prometheus.started - 2
+    with Daemon(folder) as daemon, Prometheus(folder, daemon.metrics) as prometheus:
+
+        def wait_for_alert(name: str) -> None:
+            if not metrics_of(expressions[name]) & PENDING_METRICS:
+                prometheus.wait_for(expressions[name])
+
         prometheus.wait_for('up{job="attnd"} == 1')
-
-        def connect(**arguments: object) -> attnd.Client:
-            return attnd.Client(daemon.address, **arguments)  # type: ignore[arg-type]
-
-        with Load(connect):
+        with Load(daemon.connect):
             for name in MADE_TRUE:
-                if not metrics_of(expressions[name]) & PENDING_METRICS:
-                    prometheus.wait_for(expressions[name])
+                wait_for_alert(name)
+            reload(daemon, prometheus)
+            wait_for_alert("AttndReloadFailed")
         scrape = daemon.scrape()
         drain(daemon, prometheus)
+        wait_for_alert("AttndDrainedAndLeft")
         daemon.restart()
         prometheus.wait_for('resets(process_cpu_seconds_total{job="attnd"}[5m]) > 0')
         daemon.process.terminate()
         wait_until(lambda: daemon.process.poll() is not None, "attnd ends")
-        prometheus.wait_for(expressions["AttndDown"])
-        yield Watched(prometheus, start, time.time() + 1, scrape)
+        wait_for_alert("AttndDown")
+        # Two seconds before the first scrape, and one after the last.
+        yield Watched(prometheus, prometheus.started - 2, time.time() + 1, scrape)
+
+
+def reload(daemon: Daemon, prometheus: Prometheus) -> None:
+    """Files that change: well, badly, and well again."""
+
+    def seen(what: str, result: str) -> None:
+        prometheus.wait_for(f'attnd_reloads_total{{what="{what}",result="{result}"}} > 0')
+
+    daemon.write_tenants("  - {name: chat, tokens: [another-token-of-the-same-name]}\n")
+    daemon.certificate.write_text("no certificate")
+    for what in ("tenants", "tls"):
+        seen(what, "failed")
+    daemon.write_tenants()
+    daemon.make_certificate()
+    for what in ("tenants", "tls"):
+        seen(what, "ok")
 
 
 def drain(daemon: Daemon, prometheus: Prometheus) -> None:
     """Drains it, and tries for more until Prometheus has seen that it was refused."""
     daemon.attnctl("drain")
-    with attnd.Client(daemon.address, timeout_s=20) as client:
+    with daemon.connect(TENANTS[0], timeout_s=20) as client:
         q = rows(64, HEADS)[None]
 
         def refused() -> bool:
@@ -103,5 +128,3 @@ def drain(daemon: Daemon, prometheus: Prometheus) -> None:
             raise AssertionError("a draining daemon took a call")
 
         wait_until(refused, "Prometheus sees refusals of a draining daemon")
-    if "attnd_draining" not in PENDING_METRICS:
-        prometheus.wait_for("attnd_draining == 1")

@@ -19,21 +19,8 @@ NOT_FROM_OUTSIDE = {
 
 # Metrics and labels of the catalogue that the daemon does not have yet. A name that it has is an
 # error here: take it out.
-PENDING_METRICS = {
-    "attnd_control_requests_total",
+PENDING_METRICS: set[str] = {
     "attnd_device_info",
     "attnd_device_memory_bytes",
-    "attnd_draining",
-    "attnd_limit",
-    "attnd_reloads_total",
-    "attnd_tenant_pool_bytes",
-    "attnd_tenant_pool_bytes_limit",
-    "attnd_tenant_refused_total",
-    "attnd_tenant_tokens_attended_total",
-    "attnd_tls_certificate_expiry_timestamp_seconds",
 }
-PENDING_LABELS = {
-    ("attnd_pages", "tenant"),
-    ("attnd_sequences", "tenant"),
-    ("attnd_sessions", "tenant"),
-}
+PENDING_LABELS: set[tuple[str, str]] = set()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traffic that leaves nothing of the daemon's metrics at zero: what it can do, and what goes wrong.
 
-    with Load(address) as load:
-        ...                       # every kind of traffic runs, in a thread of its own
+    with Load(connect):
+        ...                       # every kind of traffic runs, in threads of its own
     # sessions that it leaks on purpose are left behind
 
-Each function of KINDS is one kind, called again and again. Errors that the daemon answers with are
-what it is here for; anything else ends the load, and `with` raises it.
+Each method from `decode` on is one kind, called again and again. Errors that the daemon answers
+with are what it is here for; anything else ends the load, and `with` raises it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from attnd.channel import RetryPolicy
 from attnd.prefix import page_keys
 
 LAYERS, HEADS, KV_HEADS, DIM, PAGE = 2, 4, 2, 64, 16
-CACHES = ("chat", "code")
+# Of these the second has narrow limits; daemon.py writes them.
+TENANTS = ("chat", "batch")
+CACHES = ("large", "small")
 FLOODERS = 8
 ERRORS = 30  # in a row, of each kind that must be seen among the successes
 
@@ -50,17 +52,19 @@ class Load:
     """The threads."""
 
     def __init__(self, connect: Callable[..., attnd.Client]) -> None:
-        """`connect` makes a client; its keywords are those of attnd.Client."""
+        """`connect` makes a tenant's client; the other arguments are those of attnd.Client."""
         self._connect = connect
         self._stop = threading.Event()
         self._failures: list[BaseException] = []
         self._numbers = itertools.count()
         self._leaked: list[attnd.Session] = []
-        kinds = [self.decode, self.decode, self.errors, self.prefixes, self.hoard, self.leaks]
-        kinds += [self.flash, self.control_errors] + [self.flood] * FLOODERS
+        chat, batch = TENANTS
+        kinds = [(tenant, kind) for tenant in TENANTS for kind in (self.decode, self.hoard)]
+        kinds += [(chat, kind) for kind in (self.errors, self.prefixes, self.leaks, self.flash)]
+        kinds += [(batch, self.control_errors), ("", self.strangers)]
+        kinds += [(tenant, self.flood) for tenant in TENANTS for _ in range(FLOODERS // 2)]
         self._threads = [
-            threading.Thread(target=self._run, args=(kind, number), name=kind.__name__)
-            for number, kind in enumerate(kinds)
+            threading.Thread(target=self._run, args=kind, name=kind[1].__name__) for kind in kinds
         ]
 
     def __enter__(self) -> Load:
@@ -80,12 +84,12 @@ class Load:
         if self._failures and error is None:
             raise self._failures[0]
 
-    def _run(self, kind: Callable[[attnd.Client, int], None], number: int) -> None:
+    def _run(self, tenant: str, kind: Callable[[attnd.Client], None]) -> None:
         try:
-            with self._connect(timeout_s=20, retry=RetryPolicy(max_attempts=1)) as client:
+            with self._connect(tenant, timeout_s=20, retry=RetryPolicy(max_attempts=1)) as client:
                 while not self._stop.is_set():
                     with contextlib.suppress(attnd.AttndError):
-                        kind(client, number)
+                        kind(client)
                     self._stop.wait(0.01)
         except BaseException as error:  # noqa: BLE001 - raised again by __exit__
             self._failures.append(error)
@@ -101,9 +105,9 @@ class Load:
             page_size_tokens=PAGE,
         )
 
-    def decode(self, client: attnd.Client, number: int) -> None:
+    def decode(self, client: attnd.Client) -> None:
         """A prompt, tokens one by one, and a fork whose write copies a page."""
-        cache = self._cache(client, CACHES[number % len(CACHES)])
+        cache = self._cache(client, CACHES[0])
         with client.open_session(label="decode") as session:
             sequence = session.create_sequence(cache)
             prefill(session, sequence, 0, 40)
@@ -114,14 +118,14 @@ class Load:
             fork.free()
             sequence.truncate(30)
 
-    def flash(self, client: attnd.Client, _: int) -> None:
+    def flash(self, client: attnd.Client) -> None:
         """Attention without a cache."""
         q, k, v = (rows(64, heads)[None] for heads in (HEADS, KV_HEADS, KV_HEADS))
         client.flash_attention(q, k, v)
 
-    def errors(self, client: attnd.Client, number: int) -> None:
+    def errors(self, client: attnd.Client) -> None:
         """An outdated step, a sequence that is gone, a deadline, a session that another took."""
-        cache = self._cache(client, CACHES[number % len(CACHES)])
+        cache = self._cache(client, CACHES[0])
         with client.open_session(label="errors") as session:
             sequence = session.create_sequence(cache)
             prefill(session, sequence, 0, 4)
@@ -134,7 +138,7 @@ class Load:
             other.free()
             for _ in range(ERRORS):
                 session.attend([item(other, 0, 0, 1)], check=False)
-            with self._connect(timeout_s=20) as second:
+            with self._connect(TENANTS[0], timeout_s=20) as second:
                 taken = second.resume_session(session.token)
                 prefill(taken, taken.list_sequences()[0], 0, 4)
                 for _ in range(ERRORS):
@@ -142,7 +146,7 @@ class Load:
                         prefill(session, sequence, 0, 4)
                 taken.close()
 
-    def prefixes(self, client: attnd.Client, _: int) -> None:
+    def prefixes(self, client: attnd.Client) -> None:
         """Prompts of which every second begins as one before it did."""
         number = next(self._numbers)
         ids = random.Random(number // 2).choices(range(50_000), k=20 * PAGE)
@@ -153,7 +157,7 @@ class Load:
             prefill(session, sequence, sequence.matched_tokens, len(ids))
             sequence.publish(keys)
 
-    def hoard(self, client: attnd.Client, _: int) -> None:
+    def hoard(self, client: attnd.Client) -> None:
         """Fills the pool until nothing is left, and holds it for a while."""
         cache = self._cache(client, CACHES[1])
         with client.open_session(label="hoard") as session:
@@ -164,20 +168,30 @@ class Load:
             self._stop.wait(3)
         self._stop.wait(3)
 
-    def leaks(self, client: attnd.Client, _: int) -> None:
+    def leaks(self, client: attnd.Client) -> None:
         """Two sessions that nobody closes: the lease of one ends soon, the other's later."""
         client.open_session(lease_s=0.2, label="left").release()
         self._leaked.append(client.open_session(lease_s=120, label="kept"))
         self._leaked[-1].release()
         self._stop.wait(0.3)
 
-    def control_errors(self, client: attnd.Client, _: int) -> None:
-        """A token that is no session's, and a cache that is in use."""
+    def control_errors(self, client: attnd.Client) -> None:
+        """A token that is no session's, a cache that is in use, more sessions than are allowed."""
         with contextlib.suppress(attnd.NotFound):
             client.resume_session(b"0123456789abcdef")
-        client.close_cache(self._cache(client, CACHES[1]))
+        with contextlib.suppress(attnd.FailedPrecondition):
+            client.close_cache(self._cache(client, CACHES[1]))
+        with contextlib.ExitStack() as opened:
+            for _ in range(ERRORS):
+                with contextlib.suppress(attnd.ResourceExhausted):
+                    opened.enter_context(client.open_session(label="too many"))
 
-    def flood(self, client: attnd.Client, _: int) -> None:
+    def strangers(self, client: attnd.Client) -> None:
+        """Nobody's client."""
+        with contextlib.suppress(attnd.Unauthenticated):
+            client.open_session()
+
+    def flood(self, client: attnd.Client) -> None:
         """More prompts at a time than the queue takes."""
         q, k, v = (rows(512, heads)[None] for heads in (HEADS, KV_HEADS, KV_HEADS))
         client.flash_attention(q, k, v)

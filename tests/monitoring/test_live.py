@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from conftest import MADE_TRUE, MADE_TRUE_AT_THE_END, Watched
+from conftest import MADE_TRUE, MADE_TRUE_OTHERWISE, Watched
+from daemon import FOLDER
 from exceptions import NOT_FROM_OUTSIDE, NOT_ON_A_CPU, PENDING_LABELS, PENDING_METRICS
 from expressions import (
+    CATALOGUE,
     PanelQuery,
     Rule,
     as_data,
@@ -81,7 +84,7 @@ def test_prometheus_recorded_the_rule(watched: Watched, rule: Rule) -> None:
         assert watched.series(rule.name), f"{rule.name}: Prometheus evaluated it to nothing"
 
 
-@pytest.mark.parametrize("name", MADE_TRUE + MADE_TRUE_AT_THE_END)
+@pytest.mark.parametrize("name", MADE_TRUE + MADE_TRUE_OTHERWISE)
 def test_alert_finds_what_the_load_did(watched: Watched, name: str) -> None:
     check(watched, BY_NAME[name].expr, name)
 
@@ -140,6 +143,14 @@ def test_the_daemon_has_the_metrics_of_the_catalogue(watched: Watched) -> None:
         assert types[name] == known[name]["type"], name
         pending = {label for metric, label in PENDING_LABELS if metric == name}
         assert labels | pending == set(known[name]["labels"]), name
+
+
+def test_metrics_json_is_what_the_daemon_prints() -> None:
+    done = subprocess.run(
+        [str(FOLDER / "attnd"), "--print_metrics"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert CATALOGUE.read_text() == done.stdout, "attnd --print_metrics > deploy/prometheus/..."
 
 
 def test_what_is_pending_is_still_missing(watched: Watched) -> None:
