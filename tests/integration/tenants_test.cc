@@ -5,8 +5,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <grpcpp/generic/generic_stub.h>
-
 #include <csignal>
 #include <memory>
 #include <optional>
@@ -35,30 +33,6 @@ std::string TenantsFile(const std::string& chat_limits = "") {
                       "}\n- {name: code, tokens: [", kCode, "]}\n- {name: watch, role: monitor, ",
                       "tokens: [", kWatch, "]}\n- {name: root, role: admin, tokens: [", kRoot,
                       "]}\n");
-}
-
-// A call by its method's name; the message that comes back is `answer`.
-grpc::Status CallByName(const TestClient& client, const std::string& method,
-                        std::string* answer = nullptr) {
-  grpc::GenericStub stub(client.channel());
-  grpc::CompletionQueue queue;
-  grpc::ClientContext context;
-  const grpc::Slice nothing("");
-  const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&nothing, 1), &queue);
-  grpc::ByteBuffer response;
-  grpc::Status status;
-  call->StartCall();
-  call->Finish(&response, &status, &queue);
-  void* tag = nullptr;
-  bool ok = false;
-  EXPECT_TRUE(queue.Next(&tag, &ok));
-  std::vector<grpc::Slice> slices;
-  if (answer != nullptr && status.ok() && response.Dump(&slices).ok()) {
-    for (const grpc::Slice& slice : slices) {
-      answer->append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-    }
-  }
-  return status;
 }
 
 class TenantsTest : public testing::Test {

@@ -319,4 +319,26 @@ std::optional<v1::ErrorDetail> DetailOf(const grpc::Status& status) {
   return detail;
 }
 
+grpc::Status CallByName(const TestClient& client, const std::string& method, std::string* answer) {
+  grpc::GenericStub stub(client.channel());
+  grpc::CompletionQueue queue;
+  grpc::ClientContext context;
+  const grpc::Slice nothing("");
+  const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&nothing, 1), &queue);
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  call->StartCall();
+  call->Finish(&response, &status, &queue);
+  void* tag = nullptr;
+  bool ok = false;
+  EXPECT_TRUE(queue.Next(&tag, &ok));
+  std::vector<grpc::Slice> slices;
+  if (answer != nullptr && status.ok() && response.Dump(&slices).ok()) {
+    for (const grpc::Slice& slice : slices) {
+      answer->append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+    }
+  }
+  return status;
+}
+
 }  // namespace attnd

@@ -140,6 +140,11 @@ class TestClient {
   std::shared_ptr<grpc::Channel> channel_;
 };
 
+// A unary call by its method's name, with an empty message; the message that comes back is
+// `answer`.
+grpc::Status CallByName(const TestClient& client, const std::string& method,
+                        std::string* answer = nullptr);
+
 // The ErrorDetail of a failed call, if it has one.
 std::optional<v1::ErrorDetail> DetailOf(const grpc::Status& status);
 
