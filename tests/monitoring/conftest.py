@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -21,8 +22,8 @@ subprocess.run([sys.executable, str(CLIENT / "generate_protos.py")], check=True)
 
 import attnd  # noqa: E402
 from daemon import Daemon  # noqa: E402
-from exceptions import PENDING_METRICS  # noqa: E402
-from expressions import metrics_of, rules  # noqa: E402
+from exceptions import NOT_ON_A_CPU, PENDING_METRICS  # noqa: E402
+from expressions import examples, metrics_of, panel_queries, rules  # noqa: E402
 from load import HEADS, TENANTS, Load, rows  # noqa: E402
 from prometheus import Prometheus, wait_until  # noqa: E402
 
@@ -84,6 +85,7 @@ def watched(folder: Path) -> Iterator[Watched]:
                 wait_for_alert(name)
             reload(daemon, prometheus)
             wait_for_alert("AttndReloadFailed")
+            wait_for_queries(prometheus)
         scrape = daemon.scrape()
         drain(daemon, prometheus)
         wait_for_alert("AttndDrainedAndLeft")
@@ -94,6 +96,21 @@ def watched(folder: Path) -> Iterator[Watched]:
         wait_for_alert("AttndDown")
         # Two seconds before the first scrape, and one after the last.
         yield Watched(prometheus, prometheus.started - 2, time.time() + 1, scrape)
+
+
+def wait_for_queries(prometheus: Prometheus) -> None:
+    """Until all have had data, or for half a minute: it is the tests that say which have none."""
+    left = [query.as_prometheus() for query in panel_queries()] + examples()
+    left += [rule.expr for rule in rules() if not rule.alert]
+
+    def all_seen() -> bool:
+        start, now = prometheus.started, time.time()
+        left[:] = [expr for expr in left if not prometheus.query_range(expr, start, now)]
+        return not left
+
+    left = [expr for expr in left if not metrics_of(expr) & (PENDING_METRICS | set(NOT_ON_A_CPU))]
+    with contextlib.suppress(TimeoutError):
+        wait_until(all_seen, "every query has data", timeout_s=30)
 
 
 def reload(daemon: Daemon, prometheus: Prometheus) -> None:
