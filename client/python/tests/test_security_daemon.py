@@ -162,12 +162,13 @@ def test_asyncio_and_its_stream(served: Served, make_item: Make) -> None:
     async def test() -> None:
         credentials = served.credentials(CHAT)
         async with AsyncClient(served.address, credentials=credentials) as client:
-            async with await client.open_session() as session:
-                cache = await client.open_cache("aio", **GEOMETRY)
-                sequence = await session.create_sequence(cache)
-                async with session.stream() as stream:
-                    result = await stream.attend([make_item(sequence, 3)])
-                assert result[0].out.shape == (3, 2, 64)
+            session = await client.open_session()
+            cache = await client.open_cache("aio", **GEOMETRY)
+            sequence = await session.create_sequence(cache)
+            async with session.stream() as stream:
+                result = await stream.attend([make_item(sequence, 3)])
+            assert result[0].out.shape == (3, 2, 64)
+            await session.close()
 
     asyncio.run(asyncio.wait_for(test(), 60))
 

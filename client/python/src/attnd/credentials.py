@@ -40,7 +40,7 @@ class Credentials:
         token: the tenant's bearer token, or
         token_file: a file that has it. Users who are neither its owner nor of its group must not
             be able to read it. It is read again when it changes.
-        tls: TLS; the other tls_... imply it.
+        tls: TLS; implied by the other four.
         tls_ca: PEM, who signs the daemon's certificate. None: public CAs.
         tls_cert, tls_key: PEM, this client's own certificate and key, for mutual TLS.
         tls_server_name: whom the daemon's certificate is for, where not for its address.
@@ -86,7 +86,7 @@ class Credentials:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """What the ATTND_... variables say; an empty variable says nothing.
+        """What the environment's variables say; an empty variable says nothing.
 
         Raises:
             InvalidArgument: ATTND_TLS is neither yes nor no; a certificate without its key.
