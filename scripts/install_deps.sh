@@ -55,6 +55,8 @@ packages=(
   "${build_packages[@]}"
   # Static checks, and the Python client's virtual environment.
   clang clang-tidy clang-format shellcheck python3-venv
+  # systemd-analyze, which judges deploy/systemd.
+  systemd
 )
 [[ -z $neon ]] || packages+=(g++-aarch64-linux-gnu qemu-user)
 [[ -z $hip_amd ]] || packages+=(mmdebstrap)

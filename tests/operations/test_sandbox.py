@@ -59,6 +59,9 @@ def unit_with_gpu(unit: Path) -> Path:
 
 
 def _exposure(unit: Path) -> float:
+    version = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True)
+    if "systemd 252 " not in version.stdout:
+        pytest.skip("the scores are stated for systemd 252; others weigh differently")
     said = _analyze("security", "--offline=true", "--no-pager", unit=unit)
     match = re.search(r"Overall exposure level for attnd.service: ([0-9.]+)", said)
     assert match, said
