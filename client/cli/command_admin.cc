@@ -26,6 +26,7 @@ int RunSequences(const Globals& globals) {
     for (const client::SessionInfo& session : *sessions) {
       json.push_back({{"session", session.id.ToString()},
                       {"label", session.label},
+                      {"tenant", session.tenant},
                       {"epoch", session.epoch},
                       {"sequences", session.sequences},
                       {"lease_seconds", Seconds(session.lease)},

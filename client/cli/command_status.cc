@@ -42,6 +42,7 @@ nlohmann::json ToJson(const Stats& stats) {
                          {"prefix_tokens_matched_total", stats.prefix_tokens_matched_total},
                          {"prefix_pages_evicted_total", stats.prefix_pages_evicted_total},
                          {"devices", nlohmann::json::array()},
+                         {"tenants", nlohmann::json::array()},
                          {"caches", nlohmann::json::array()}};
   for (const client::DeviceStats& device : stats.devices) {
     json["devices"].push_back({{"name", device.name},
@@ -51,9 +52,36 @@ nlohmann::json ToJson(const Stats& stats) {
                                {"failure", device.failure},
                                {"host_memory", device.host_memory}});
   }
+  for (const client::TenantStats& tenant : stats.tenants) {
+    json["tenants"].push_back({{"name", tenant.name},
+                               {"kv_bytes", tenant.kv_bytes},
+                               {"kv_bytes_limit", tenant.kv_bytes_limit},
+                               {"caches", tenant.caches},
+                               {"caches_limit", tenant.caches_limit},
+                               {"sessions", tenant.sessions},
+                               {"sessions_limit", tenant.sessions_limit},
+                               {"sequences", tenant.sequences},
+                               {"sequences_limit", tenant.sequences_limit},
+                               {"refused_total", tenant.refused_total}});
+  }
   for (const client::CacheInfo& cache : stats.caches)
     json["caches"].push_back(attnd::cli::ToJson(cache));
   return json;
+}
+
+// Nothing where callers are not told apart.
+std::string TenantTable(const Stats& stats) {
+  Table table({"tenant", "KV held", "caches", "sessions", "sequences", "refused"});
+  const auto of = [](int64_t held, int64_t limit) {
+    return std::to_string(held) + " of " + std::to_string(limit);
+  };
+  for (const client::TenantStats& tenant : stats.tenants) {
+    if (tenant.name.empty()) continue;
+    table.Add({tenant.name, Size(tenant.kv_bytes) + " of " + Size(tenant.kv_bytes_limit),
+               of(tenant.caches, tenant.caches_limit), of(tenant.sessions, tenant.sessions_limit),
+               of(tenant.sequences, tenant.sequences_limit), Count(tenant.refused_total)});
+  }
+  return table.empty() ? "" : "\n" + table.ToString();
 }
 
 int RunStatus(const Globals& globals) {
@@ -98,7 +126,7 @@ int RunStatus(const Globals& globals) {
                                Count(stats->prefix_pages_evicted_total) + " pages evicted");
   }
   fields.Add("kernel time", HumanSeconds(stats->kernel_seconds_total));
-  std::cout << fields.ToString();
+  std::cout << fields.ToString() << TenantTable(*stats);
   if (!stats->caches.empty()) std::cout << "\n" << CacheTable(stats->caches);
   return kSuccess;
 }

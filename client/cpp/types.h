@@ -63,6 +63,7 @@ struct CacheInfo {
   uint64_t slab_bytes = 0;
   uint64_t page_bytes = 0;  // one page, all layers, K and V
   int64_t sequences = 0;
+  std::string tenant{};  // whose it is; empty where callers are not told apart
 };
 
 struct SequenceInfo {
@@ -92,6 +93,7 @@ struct SessionInfo {
   int64_t sequences = 0;
   Duration lease{};
   Duration lease_remaining{};
+  std::string tenant{};  // as of a cache
 };
 
 // Which keys a query sees and how scores are shaped; proto/attnd/v1/types.proto has the formulas.
@@ -138,7 +140,17 @@ struct DeviceStats {
   bool host_memory = false;
 };
 
-// One consistent look at the daemon.
+// What a tenant holds and may hold at most; a limit of 0 is the daemon's own.
+struct TenantStats {
+  std::string name{};  // empty where callers are not told apart
+  uint64_t kv_bytes = 0, kv_bytes_limit = 0;
+  int64_t caches = 0, caches_limit = 0;
+  int64_t sessions = 0, sessions_limit = 0;
+  int64_t sequences = 0, sequences_limit = 0;
+  uint64_t refused_total = 0;  // by any of its limits
+};
+
+// One consistent look at the daemon; a tenant's is at what is its own.
 struct Stats {
   std::string version{};
   double uptime_seconds = 0;
@@ -163,6 +175,7 @@ struct Stats {
   uint64_t prefix_tokens_queried_total = 0;  // of prompts that came with a Prefix
   uint64_t prefix_tokens_matched_total = 0;  // of these, not computed again
   uint64_t prefix_pages_evicted_total = 0;
+  std::vector<TenantStats> tenants{};  // that the caller may see
 };
 
 // Where the time of a request went inside the daemon; the parts add up to the total.

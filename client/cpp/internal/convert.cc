@@ -99,7 +99,8 @@ CacheInfo FromProto(const v1::CacheInfo& proto) {
           .slabs = proto.slabs(),
           .slab_bytes = proto.slab_bytes(),
           .page_bytes = proto.page_bytes(),
-          .sequences = proto.sequences()};
+          .sequences = proto.sequences(),
+          .tenant = proto.tenant()};
 }
 
 SequenceInfo FromProto(const v1::SequenceInfo& proto) {
@@ -119,7 +120,8 @@ SessionInfo FromProto(const v1::SessionInfo& proto) {
           .epoch = proto.epoch(),
           .sequences = proto.sequences(),
           .lease = std::chrono::milliseconds(proto.lease_ms()),
-          .lease_remaining = std::chrono::milliseconds(proto.lease_remaining_ms())};
+          .lease_remaining = std::chrono::milliseconds(proto.lease_remaining_ms()),
+          .tenant = proto.tenant()};
 }
 
 Capabilities FromProto(const v1::GetCapabilitiesResponse& proto) {
@@ -168,7 +170,20 @@ Stats FromProto(const v1::GetStatsResponse& proto) {
                .resident_bytes = proto.resident_bytes(),
                .prefix_tokens_queried_total = proto.prefix_tokens_queried_total(),
                .prefix_tokens_matched_total = proto.prefix_tokens_matched_total(),
-               .prefix_pages_evicted_total = proto.prefix_pages_evicted_total()};
+               .prefix_pages_evicted_total = proto.prefix_pages_evicted_total(),
+               .tenants = {}};
+  for (const v1::TenantStats& tenant : proto.tenants()) {
+    result.tenants.push_back({.name = tenant.name(),
+                              .kv_bytes = tenant.kv_bytes(),
+                              .kv_bytes_limit = tenant.kv_bytes_limit(),
+                              .caches = tenant.caches(),
+                              .caches_limit = tenant.caches_limit(),
+                              .sessions = tenant.sessions(),
+                              .sessions_limit = tenant.sessions_limit(),
+                              .sequences = tenant.sequences(),
+                              .sequences_limit = tenant.sequences_limit(),
+                              .refused_total = tenant.refused_total()});
+  }
   for (const v1::DeviceStats& device : proto.devices()) {
     result.devices.push_back({.name = device.name(),
                               .pool_bytes = device.pool_bytes(),
