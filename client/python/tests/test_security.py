@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -95,6 +98,54 @@ def test_tls_with_the_daemons_ca(serve: Serve, keys: Keys) -> None:
     ask(daemon, Credentials(tls_ca=keys.ca.cert))
     ask(daemon, Credentials(tls_ca=keys.ca.cert, tls_server_name="attnd.example"))
     assert daemon.calls == ["GetCapabilities"] * 2
+
+
+class FarAway:
+    """A TCP relay to `address` that holds each piece of the answers back, as distance does."""
+
+    def __init__(self, address: str, delay_s: float) -> None:
+        host, _, port = address.rpartition(":")
+        self._target, self._delay_s = (host, int(port)), delay_s
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> FarAway:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._target)
+                self._sockets += [near, far]
+                for ends in ((near, far, 0.0), (far, near, self._delay_s)):
+                    threading.Thread(target=self._relay, args=ends, daemon=True).start()
+
+    def _relay(self, source: socket.socket, target: socket.socket, delay_s: float) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                threading.Event().wait(delay_s)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_a_handshake_may_take_as_long_as_distance_makes_it(serve: Serve, keys: Keys) -> None:
+    daemon = serve(server_credentials(keys.server))
+    retry = attnd.RetryPolicy(max_attempts=1)
+    credentials = Credentials(tls_ca=keys.ca.cert)
+    with (
+        FarAway(daemon.address, delay_s=0.3) as far,
+        attnd.Client(far.address, credentials=credentials, retry=retry) as client,
+    ):
+        client.capabilities()
 
 
 def test_mutual_tls(serve: Serve, keys: Keys) -> None:

@@ -115,8 +115,9 @@ OPTIONS = [
     # One retry policy, ours, and a reconnect as quick as it.
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Is how long an attempt may take: a TLS handshake is several round trips.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # Tensors come in frames of 16 KiB unless told otherwise.
     ("grpc.http2.max_frame_size", 1 << 20),
     # Each Channel has its own connection: what one client cancels is no other's.
