@@ -13,7 +13,7 @@ export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
 .PHONY: help deps python-env build demo test bench docs wheel lint format asan tsan neon \
-	hip-amd hip-nvidia test-containers test-monitoring ci-full clean
+	hip-amd hip-nvidia test-containers test-monitoring test-page ci-full clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +32,9 @@ demo: build ## Run a language model with every attention call served by attnd
 
 test: build ## Build, and run every test: C++ with ctest, Python with pytest
 	@scripts/test.sh $(PRESET) $(JOBS)
+
+test-page: build ## Test the status page in headless Chromium; pictures in build/page
+	@scripts/test_page.sh
 
 bench: build ## Run every benchmark; tables on screen, rows in build/bench/*.json
 	@scripts/bench.sh

@@ -78,6 +78,21 @@ function(attnd_plugin NAME)
     LINK_DEPENDS "${map}")
 endfunction()
 
+# attnd_embed_page(TARGET file ...)
+# Compiles the files of the status page into TARGET, as PageAssets() of server/observe/page_assets.h.
+function(attnd_embed_page TARGET)
+  set(script "${PROJECT_SOURCE_DIR}/cmake/embed_page.cmake")
+  set(output "${CMAKE_CURRENT_BINARY_DIR}/page_assets.cc")
+  list(TRANSFORM ARGN PREPEND "${CMAKE_CURRENT_SOURCE_DIR}/" OUTPUT_VARIABLE files)
+  string(REPLACE ";" "," joined "${files}")
+  add_custom_command(OUTPUT "${output}"
+    COMMAND "${CMAKE_COMMAND}" "-DOUTPUT=${output}" "-DFILES=${joined}" -P "${script}"
+    DEPENDS ${files} "${script}"
+    COMMENT "Embedding the status page"
+    VERBATIM)
+  target_sources(${TARGET} PRIVATE "${output}")
+endfunction()
+
 # attnd_test(NAME SRCS a_test.cc ... [DEPS target ...] [LABELS label ...] [TIMEOUT seconds]
 #            [SHARDS n] [DISCOVER] [ARGS arg ...])
 # One GoogleTest program, and one ctest entry that runs all of it. DISCOVER makes an entry of each

@@ -13,11 +13,12 @@
 #                                     mmdebstrap for base images; the plugins of docker_plugins.sh
 #   scripts/install_deps.sh monitoring   what `make test-monitoring` needs on top: Prometheus, whose
 #                                     service stays off, and npm
+#   scripts/install_deps.sh page      what `make test-page` needs on top: a browser
 #   scripts/install_deps.sh --check [GROUP...]   only say what is missing
 #   scripts/install_deps.sh --list    print the packages that the C++ is built and tested with
 set -euo pipefail
 
-check=() neon='' hip_amd='' containers='' monitoring='' list=''
+check=() neon='' hip_amd='' containers='' monitoring='' page='' list=''
 for argument in "$@"; do
   case "$argument" in
   --check) check=(--check) ;;
@@ -26,9 +27,10 @@ for argument in "$@"; do
   hip-amd) hip_amd=1 ;;
   containers) containers=1 ;;
   monitoring) monitoring=1 ;;
+  page) page=1 ;;
   *)
     echo "usage: scripts/install_deps.sh [--check | --list]" \
-      "[neon] [hip-amd] [containers] [monitoring]" >&2
+      "[neon] [hip-amd] [containers] [monitoring] [page]" >&2
     exit 1
     ;;
   esac
@@ -66,6 +68,7 @@ if [[ -n $monitoring ]]; then
   # Another Node than Debian's, with its own npm, conflicts with Debian's npm and does as well.
   command -v npm >/dev/null || packages+=(nodejs npm)
 fi
+[[ -z $page ]] || packages+=(chromium)
 readonly packages
 
 say() { printf 'install_deps: %s\n' "$*" >&2; }

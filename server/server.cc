@@ -24,9 +24,11 @@
 #include "server/admission/admission.h"
 #include "server/engine/engine.h"
 #include "server/engine/staging.h"
+#include "server/observe/device_telemetry.h"
 #include "server/observe/http_server.h"
 #include "server/observe/log.h"
 #include "server/observe/metrics.h"
+#include "server/observe/status_json.h"
 #include "server/option_text.h"
 #include "server/rpc/listener.h"
 #include "server/rpc/service_context.h"
@@ -113,6 +115,7 @@ class Server::Impl {
   absl::StatusOr<Buffer> AllocatePool(Device& device, Bytes size) const;
   void BuildContext();
   GaugeSample Sample() const;
+  std::string Status();
   absl::Status StartMetricsPort();
   absl::Status StartListeners();
   absl::Status WriteReadyFile() const;
@@ -129,6 +132,7 @@ class Server::Impl {
   const Options options_;
   const Clock& clock_ = Clock::Real();
   Metrics metrics_;
+  const DeviceTelemetry telemetry_;
   Platform platform_;
   TenantRegistry tenants_;
   std::unique_ptr<TlsCredentials> tls_;  // null: no TLS
@@ -298,10 +302,29 @@ GaugeSample Server::Impl::Sample() const {
   if (tls_ != nullptr) {
     sample.tls_certificate_expiry_s = std::chrono::system_clock::to_time_t(tls_->expires());
   }
+  for (const auto& [device, backend] : platform_.devices) {
+    sample.devices.push_back(telemetry_.Sample(*device, backend->capabilities().backend));
+  }
   for (const TenantInfo& tenant : sample.cache.tenants) {
     sample.tenant_queue_refusals.push_back(admission_->refused(tenant.tenant));
   }
   return sample;
+}
+
+// For the status page.
+std::string Server::Impl::Status() {
+  using std::chrono::system_clock;
+  const GaugeSample sample = Sample();
+  const Duration now = system_clock::now().time_since_epoch();
+  return StatusJson({.version = std::string(Version()),
+                     .uptime = clock_.Now() - context_->started,
+                     .unix_time_ms = now / std::chrono::milliseconds(1),
+                     .ready = scheduler_->device_status(),
+                     .capabilities = platform_.devices.front().backend->capabilities(),
+                     .options = options_.ToString(),
+                     .sample = sample,
+                     .sessions = cache_->ListSessions(),
+                     .families = metrics_.Collect(sample)});
 }
 
 absl::Status Server::Impl::StartMetricsPort() {
@@ -314,7 +337,8 @@ absl::Status Server::Impl::StartMetricsPort() {
                                       if (!admission_->draining())
                                         return scheduler_->device_status();
                                       return absl::UnavailableError("draining");
-                                    }};
+                                    },
+                                .status = [this] { return Status(); }};
   ATTND_ASSIGN_OR_RETURN(http_, HttpServer::Start(options_.metrics_listen, std::move(handlers)));
   metrics_address_ = http_->address();
   spdlog::info("metrics on http://{}/metrics", metrics_address_);

@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -85,7 +86,8 @@ struct DeviceInfo {
   // Of a GPU.
   std::string arch;  // "gfx1100", "sm_90"
   int compute_units = 0;
-  int wave_size = 0;  // lanes
+  int wave_size = 0;        // lanes
+  std::string pci_address;  // "0000:03:00.0"; empty where it is not known
 };
 
 class Device {
@@ -100,6 +102,8 @@ class Device {
   // keep and reuse it. RESOURCE_EXHAUSTED says how much was asked.
   virtual absl::StatusOr<Buffer> AllocateHost(Bytes size) = 0;
   virtual absl::StatusOr<std::unique_ptr<Stream>> NewStream() = 0;
+  // What is in use of total_memory now, by whomever; nothing where the device does not say.
+  virtual std::optional<Bytes> UsedMemory() { return std::nullopt; }
 };
 
 }  // namespace attnd

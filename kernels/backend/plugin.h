@@ -42,7 +42,7 @@ struct Platform {
 };
 
 // Raised with every change of what follows and of what is passed through it.
-inline constexpr uint32_t kPluginVersion = 1;
+inline constexpr uint32_t kPluginVersion = 2;
 
 struct BackendPlugin {
   uint32_t version = kPluginVersion;

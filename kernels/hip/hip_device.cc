@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 
@@ -19,6 +20,16 @@ std::string NameOf(int ordinal) { return absl::StrCat("hip:", ordinal); }
 std::string ArchOf(const hipDeviceProp_t& properties) {
   const std::string name = properties.gcnArchName;
   return name.substr(0, name.find(':'));
+}
+
+// As sysfs writes it; empty where the runtime does not tell.
+std::string PciAddressOf(int ordinal) {
+  char address[32] = {};
+  if (hipDeviceGetPCIBusId(address, sizeof(address), ordinal) != hipSuccess) {
+    (void)hipGetLastError();
+    return "";
+  }
+  return absl::AsciiStrToLower(address);
 }
 
 }  // namespace
@@ -46,6 +57,7 @@ absl::StatusOr<std::unique_ptr<HipDevice>> HipDevice::Open(int ordinal) {
   info.free_memory = Bytes(free_bytes);
   info.compute_units = properties.multiProcessorCount;
   info.wave_size = properties.warpSize;
+  info.pci_address = PciAddressOf(ordinal);
   return std::unique_ptr<HipDevice>(new HipDevice(ordinal, std::move(info)));
 }
 
@@ -106,6 +118,15 @@ absl::StatusOr<Buffer> HipDevice::AllocateHost(Bytes size) {
   return Buffer(
       static_cast<std::byte*>(data), size,
       [](void*, std::byte* freed, Bytes) { (void)hipHostFree(freed); }, nullptr);
+}
+
+std::optional<Bytes> HipDevice::UsedMemory() {
+  size_t free_bytes = 0, total_bytes = 0;
+  if (!fence_.status().ok() || !Use().ok() ||
+      hipMemGetInfo(&free_bytes, &total_bytes) != hipSuccess) {
+    return std::nullopt;
+  }
+  return Bytes(total_bytes - free_bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> HipDevice::NewStream() {

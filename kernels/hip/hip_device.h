@@ -14,6 +14,7 @@
 #include <hip/hip_runtime.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -37,6 +38,8 @@ class HipDevice final : public Device {
   absl::StatusOr<Buffer> Allocate(Bytes size) override;
   // Pinned, mapped into every device of this process.
   absl::StatusOr<Buffer> AllocateHost(Bytes size) override;
+  // Nothing of a device that is fenced: it may not answer.
+  std::optional<Bytes> UsedMemory() override;
   // A HipStream.
   absl::StatusOr<std::unique_ptr<Stream>> NewStream() override;
 

@@ -9,16 +9,31 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/mutex.h"
+#include "server/observe/page_assets.h"
 
 namespace attnd {
 namespace {
 
 constexpr char kPlainText[] = "text/plain; charset=utf-8";
 constexpr char kExposition[] = "text/plain; version=0.0.4; charset=utf-8";
+constexpr char kJson[] = "application/json; charset=utf-8";
+
+// Of every answer. A page of this server loads nothing from elsewhere, runs no script but its own,
+// sends no form and cannot be framed; and no answer is taken for another type than it says.
+constexpr char kSecurityHeaders[] =
+    "Cache-Control: no-store\r\n"
+    "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'\r\n"
+    "Cross-Origin-Resource-Policy: same-origin\r\n"
+    "Referrer-Policy: no-referrer\r\n"
+    "X-Content-Type-Options: nosniff\r\n";
 
 struct Response {
   int code = 200;
@@ -35,6 +50,10 @@ const char* Reason(int code) {
   switch (code) {
     case 200:
       return "OK";
+    case 401:
+      return "Unauthorized";
+    case 403:
+      return "Forbidden";
     case 404:
       return "Not Found";
     case 405:
@@ -44,13 +63,52 @@ const char* Reason(int code) {
   }
 }
 
+const char* TypeOf(std::string_view name) {
+  if (name.ends_with(".html")) return "text/html; charset=utf-8";
+  if (name.ends_with(".css")) return "text/css; charset=utf-8";
+  if (name.ends_with(".js")) return "text/javascript; charset=utf-8";
+  if (name.ends_with(".svg")) return "image/svg+xml";
+  return "application/octet-stream";
+}
+
+// Basic is what a browser asks its user for: the token is the password, the name may be any.
+std::optional<std::string> AsBearer(const char* header) {
+  if (header == nullptr) return std::nullopt;
+  absl::string_view credentials = header;
+  std::string name_and_password;
+  if (!absl::StartsWithIgnoreCase(credentials, "Basic ") ||
+      !absl::Base64Unescape(credentials.substr(6), &name_and_password)) {
+    return std::string(header);
+  }
+  const size_t colon = name_and_password.find(':');
+  return absl::StrCat("Bearer ",
+                      colon == std::string::npos ? "" : name_and_password.substr(colon + 1));
+}
+
 Response Answer(const HttpServer::Handlers& handlers, std::string_view method,
-                std::string_view path) {
+                std::string_view path, const char* authorization) {
   if (method != "GET" && method != "HEAD") return {.code = 405, .body = "GET or HEAD\n"};
-  if (path == "/metrics") return {.type = kExposition, .body = handlers.metrics()};
   if (path == "/healthz") return FromStatus(handlers.live());
   if (path == "/readyz") return FromStatus(handlers.ready());
-  return {.code = 404, .body = "there are /metrics, /healthz and /readyz\n"};
+  if (handlers.authorize) {
+    const absl::Status status = handlers.authorize(AsBearer(authorization));
+    if (!status.ok()) {
+      return {.code = absl::IsPermissionDenied(status) ? 403 : 401,
+              .body = absl::StrCat(status.message(), "\n")};
+    }
+  }
+  if (path == "/metrics") return {.type = kExposition, .body = handlers.metrics()};
+  if (handlers.status) {
+    if (path == "/api/status") return {.type = kJson, .body = handlers.status()};
+    constexpr std::string_view kPage = "/page/";
+    const std::string_view name = path == "/"               ? "index.html"
+                                  : path.starts_with(kPage) ? path.substr(kPage.size())
+                                                            : std::string_view();
+    if (const PageAsset* asset = FindPageAsset(name)) {
+      return {.type = TypeOf(name), .body = std::string(asset->content)};
+    }
+  }
+  return {.code = 404, .body = "there are /, /api/status, /metrics, /healthz and /readyz\n"};
 }
 
 // What civetweb hands back to its callbacks.
@@ -74,11 +132,16 @@ int OnRequest(mg_connection* connection, void* user_data) {
   const auto* context = static_cast<const Context*>(user_data);
   const mg_request_info* info = mg_get_request_info(connection);
   const std::string_view method = info->request_method;
-  const Response response = Answer(context->handlers, method, info->local_uri);
+  const Response response = Answer(context->handlers, method, info->local_uri,
+                                   mg_get_header(connection, "Authorization"));
   mg_printf(connection,
-            "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-            "Cache-Control: no-store\r\nConnection: close\r\n\r\n",
-            response.code, Reason(response.code), response.type, response.body.size());
+            "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s%s"
+            "Connection: close\r\n\r\n",
+            response.code, Reason(response.code), response.type, response.body.size(),
+            kSecurityHeaders, response.code == 405 ? "Allow: GET, HEAD\r\n" : "",
+            response.code == 401 ? "WWW-Authenticate: Bearer realm=\"attnd\"\r\n"
+                                   "WWW-Authenticate: Basic realm=\"attnd\", charset=\"UTF-8\"\r\n"
+                                 : "");
   if (method != "HEAD") mg_write(connection, response.body.data(), response.body.size());
   return response.code;
 }

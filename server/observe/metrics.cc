@@ -293,22 +293,33 @@ void Metrics::SetSampler(std::function<GaugeSample()> sampler) {
   impl_->sampler = std::move(sampler);
 }
 
-std::vector<prometheus::MetricFamily> Metrics::Collect() {
+namespace {
+
+void Append(std::vector<prometheus::MetricFamily> more,
+            std::vector<prometheus::MetricFamily>& families) {
+  families.insert(families.end(), std::make_move_iterator(more.begin()),
+                  std::make_move_iterator(more.end()));
+}
+
+}  // namespace
+
+std::vector<prometheus::MetricFamily> Metrics::Collect(GaugeSample sample) {
   std::vector<prometheus::MetricFamily> families = impl_->registry.Collect();
-  const auto append = [&](std::vector<prometheus::MetricFamily> more) {
-    families.insert(families.end(), std::make_move_iterator(more.begin()),
-                    std::make_move_iterator(more.end()));
-  };
-  if (impl_->sampler) {
-    GaugeSample sample = impl_->sampler();
-    const size_t num_tenants = std::min(sample.cache.tenants.size(), kMaxTenantIndexes);
-    for (size_t i = 0; i < num_tenants; ++i) {
-      sample.tenant_tokens_attended.push_back(
-          impl_->tenant_tokens[i].load(std::memory_order_relaxed));
-    }
-    append(CollectGauges(sample));
+  const size_t num_tenants = std::min(sample.cache.tenants.size(), kMaxTenantIndexes);
+  sample.tenant_tokens_attended.clear();
+  for (size_t i = 0; i < num_tenants; ++i) {
+    sample.tenant_tokens_attended.push_back(
+        impl_->tenant_tokens[i].load(std::memory_order_relaxed));
   }
-  append(CollectProcess());
+  Append(CollectGauges(sample), families);
+  Append(CollectProcess(), families);
+  return families;
+}
+
+std::vector<prometheus::MetricFamily> Metrics::Collect() {
+  if (impl_->sampler) return Collect(impl_->sampler());
+  std::vector<prometheus::MetricFamily> families = impl_->registry.Collect();
+  Append(CollectProcess(), families);
   return families;
 }
 

@@ -80,6 +80,8 @@ class Metrics {
   void SetSampler(std::function<GaugeSample()> sampler);
   // What there is now, for Serialize and the status page.
   std::vector<prometheus::MetricFamily> Collect();
+  // The same, of a sample that the caller has.
+  std::vector<prometheus::MetricFamily> Collect(GaugeSample sample);
   // The text exposition format of Prometheus.
   std::string Serialize();
 

@@ -11,9 +11,15 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "server/observe/page_assets.h"
 
 namespace attnd {
 namespace {
@@ -102,6 +108,107 @@ TEST_F(HttpServerTest, RefusesWhatItDoesNotServe) {
   EXPECT_THAT(head, HasSubstr("Content-Length: 11\r\n"));
   EXPECT_THAT(head, testing::EndsWith("\r\n\r\n"));
   EXPECT_THAT(Ask(server_->address(), "rubbish\r\n\r\n"), testing::Not(HasSubstr(" 200 ")));
+}
+
+// A server with a status page, for those who may see it.
+class StatusPageTest : public testing::Test {
+ protected:
+  void Start(bool guarded) {
+    HttpServer::Handlers handlers{.metrics = [] { return std::string("attnd_up 1\n"); },
+                                  .live = [] { return absl::OkStatus(); },
+                                  .ready = [] { return absl::OkStatus(); },
+                                  .status = [] { return std::string("{\"version\":\"1\"}"); }};
+    if (guarded) {
+      handlers.authorize = [](std::optional<std::string_view> header) {
+        if (!header) return absl::UnauthenticatedError("no token");
+        if (*header == "Bearer of-a-tenant") return absl::PermissionDeniedError("not yours");
+        return *header == "Bearer a:secret" ? absl::OkStatus()
+                                            : absl::UnauthenticatedError("not one of ours");
+      };
+    }
+    auto server = HttpServer::Start("127.0.0.1:0", std::move(handlers));
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  std::string Get(const std::string& path, const std::string& headers = "") {
+    return Ask(server_->address(),
+               "GET " + path + " HTTP/1.1\r\nHost: test\r\n" + headers + "\r\n");
+  }
+
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(StatusPageTest, ServesThePageAndItsParts) {
+  Start(/*guarded=*/false);
+  EXPECT_THAT(Get("/"), AllOf(StartsWith("HTTP/1.1 200 OK\r\n"),
+                              HasSubstr("Content-Type: text/html; charset=utf-8\r\n"),
+                              HasSubstr("<title>attnd</title>")));
+  for (const PageAsset& asset : PageAssets()) {
+    const std::string answer = Get("/page/" + std::string(asset.name));
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 OK\r\n")) << asset.name;
+    EXPECT_TRUE(answer.ends_with(asset.content)) << asset.name;
+    EXPECT_THAT(answer, testing::Not(HasSubstr("octet-stream"))) << asset.name;
+  }
+  EXPECT_THAT(Get("/page/style.css"), HasSubstr("Content-Type: text/css"));
+  EXPECT_THAT(Get("/page/app.js"), HasSubstr("Content-Type: text/javascript"));
+  EXPECT_THAT(Get("/api/status"), AllOf(HasSubstr("Content-Type: application/json"),
+                                        HasSubstr("Cache-Control: no-store\r\n"),
+                                        testing::EndsWith("\r\n\r\n{\"version\":\"1\"}")));
+  for (const char* path : {"/page/", "/page", "/page/app", "/page/../page/app.js/", "/api", "/x"}) {
+    EXPECT_THAT(Get(path), HasSubstr(" 404 ")) << path;
+  }
+}
+
+TEST_F(StatusPageTest, EveryAnswerTellsTheBrowserToTrustNothingElse) {
+  Start(/*guarded=*/false);
+  for (const char* path : {"/", "/api/status", "/page/app.js", "/metrics", "/nothing"}) {
+    EXPECT_THAT(
+        Get(path),
+        AllOf(HasSubstr("Content-Security-Policy: default-src 'none'; script-src 'self'; "),
+              HasSubstr("frame-ancestors 'none'\r\n"),
+              HasSubstr("X-Content-Type-Options: nosniff\r\n"),
+              HasSubstr("Referrer-Policy: no-referrer\r\n"),
+              HasSubstr("Cache-Control: no-store\r\n"), testing::Not(HasSubstr("unsafe-inline"))))
+        << path;
+  }
+}
+
+TEST_F(StatusPageTest, TakesHeadAndNoOtherMethod) {
+  Start(/*guarded=*/false);
+  for (const std::string path : {"/", "/api/status", "/page/app.js"}) {
+    const std::string head =
+        Ask(server_->address(), "HEAD " + path + " HTTP/1.1\r\nHost: test\r\n\r\n");
+    EXPECT_THAT(head, AllOf(HasSubstr(" 200 "), testing::EndsWith("\r\n\r\n")));
+    EXPECT_THAT(Ask(server_->address(),
+                    "POST " + path + " HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n"),
+                AllOf(HasSubstr(" 405 "), HasSubstr("Allow: GET, HEAD\r\n")));
+  }
+}
+
+TEST_F(StatusPageTest, AsksForATokenWhereCallersAreToldApart) {
+  Start(/*guarded=*/true);
+  for (const char* path : {"/", "/api/status", "/metrics", "/page/app.js", "/nothing"}) {
+    EXPECT_THAT(Get(path), AllOf(StartsWith("HTTP/1.1 401 Unauthorized\r\n"),
+                                 HasSubstr("WWW-Authenticate: Bearer realm=\"attnd\"\r\n"),
+                                 HasSubstr("WWW-Authenticate: Basic realm=\"attnd\""),
+                                 HasSubstr("no token\n")))
+        << path;
+  }
+  EXPECT_THAT(Get("/metrics", "Authorization: Bearer wrong\r\n"), HasSubstr(" 401 "));
+  EXPECT_THAT(Get("/metrics", "Authorization: Bearer of-a-tenant\r\n"), HasSubstr(" 403 "));
+  EXPECT_THAT(Get("/metrics", "Authorization: Bearer a:secret\r\n"), HasSubstr("attnd_up 1"));
+  // "any:a:secret", "any:wrong", "nocolon", and what is no base64.
+  EXPECT_THAT(Get("/", "Authorization: Basic YW55OmE6c2VjcmV0\r\n"), HasSubstr(" 200 "));
+  EXPECT_THAT(Get("/", "authorization: basic YW55OmE6c2VjcmV0\r\n"), HasSubstr(" 200 "));
+  EXPECT_THAT(Get("/", "Authorization: Basic YW55Ondyb25n\r\n"), HasSubstr(" 401 "));
+  EXPECT_THAT(Get("/", "Authorization: Basic bm9jb2xvbg==\r\n"), HasSubstr(" 401 "));
+  EXPECT_THAT(Get("/", "Authorization: Basic !!!\r\n"), HasSubstr(" 401 "));
+}
+
+TEST_F(StatusPageTest, SaysWhetherItIsWellToAnybody) {
+  Start(/*guarded=*/true);
+  EXPECT_THAT(Get("/healthz"), HasSubstr(" 200 "));
+  EXPECT_THAT(Get("/readyz"), HasSubstr(" 200 "));
 }
 
 TEST_F(HttpServerTest, SaysWhyItCannotStart) {
