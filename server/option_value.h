@@ -18,7 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/units.h"
-#include "server/option_text.h"
+#include "server/base/option_text.h"
 
 namespace attnd {
 

@@ -22,6 +22,7 @@
 #include "kernels/base/status_macros.h"
 #include "kv_cache/kv_cache.h"
 #include "server/admission/admission.h"
+#include "server/base/option_text.h"
 #include "server/engine/engine.h"
 #include "server/engine/staging.h"
 #include "server/observe/device_telemetry.h"
@@ -29,12 +30,10 @@
 #include "server/observe/log.h"
 #include "server/observe/metrics.h"
 #include "server/observe/status_json.h"
-#include "server/option_text.h"
 #include "server/rpc/listener.h"
 #include "server/rpc/service_context.h"
-#include "server/rpc/tls_credentials.h"
 #include "server/scheduler/scheduler.h"
-#include "server/security/tenant_registry.h"
+#include "server/security_state.h"
 #include "spdlog/spdlog.h"
 
 namespace attnd {
@@ -56,22 +55,6 @@ std::vector<Device*> DevicesOf(const Platform& platform) {
   std::vector<Device*> devices;
   for (const PlatformDevice& one : platform.devices) devices.push_back(one.device.get());
   return devices;
-}
-
-void LogCertificate(const TlsCredentials& tls) {
-  const std::time_t expires = std::chrono::system_clock::to_time_t(tls.expires());
-  spdlog::info(
-      "TLS: certificate of {}, valid until {}", tls.subject(),
-      absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromTimeT(expires), absl::UTCTimeZone()));
-}
-
-// A bad file costs nothing but this line, which is said once for each change.
-void LogReload(const char* what, const absl::Status& status) {
-  if (status.ok()) {
-    spdlog::info("{}: read again", what);
-  } else {
-    spdlog::error("{}: not read again, the former go on: {}", what, std::string(status.message()));
-  }
 }
 
 // Readers see the whole file or none.
@@ -97,7 +80,7 @@ class Server::Impl {
   Impl(const Options& options, Platform platform)
       : options_(options),
         platform_(std::move(platform)),
-        tenants_(options.tenants_file),
+        security_(options_, metrics_),
         staging_(DevicesOf(platform_), options.max_staging_bytes) {}
   ~Impl();
 
@@ -108,7 +91,6 @@ class Server::Impl {
   const std::string& metrics_address() const { return metrics_address_; }
 
  private:
-  absl::Status LoadSecurity();
   absl::Status BuildCore();
   // Gives every tenant its limits, as the tenants file has them now.
   void ApplyTenants();
@@ -126,17 +108,14 @@ class Server::Impl {
   // Watches the device, and checks the cache's integrity when nothing runs.
   void Watch() ABSL_LOCKS_EXCLUDED(mu_);
   void CheckIntegrityIfIdle();
-  // Certificates and tenants are read again where their files have changed.
-  void ReloadIfChanged();
 
   const Options options_;
   const Clock& clock_ = Clock::Real();
   Metrics metrics_;
   const DeviceTelemetry telemetry_;
   Platform platform_;
-  TenantRegistry tenants_;
-  std::unique_ptr<TlsCredentials> tls_;  // null: no TLS
-  std::vector<Buffer> pools_;            // one for each device
+  SecurityState security_;
+  std::vector<Buffer> pools_;  // one for each device
   Staging staging_;
   std::optional<KvCache> cache_;
   std::vector<std::unique_ptr<Engine>> engines_;  // one for each device
@@ -157,7 +136,7 @@ class Server::Impl {
 
 absl::Status Server::Impl::Start() {
   ATTND_RETURN_IF_ERROR(options_.Validate());
-  ATTND_RETURN_IF_ERROR(LoadSecurity());
+  ATTND_RETURN_IF_ERROR(security_.Load());
   ATTND_RETURN_IF_ERROR(BuildCore());
   ApplyTenants();
   BuildContext();
@@ -189,25 +168,7 @@ absl::StatusOr<Buffer> Server::Impl::AllocatePool(Device& device, Bytes size) co
                    ", lower it or free memory"));
 }
 
-absl::Status Server::Impl::LoadSecurity() {
-  ATTND_RETURN_IF_ERROR(tenants_.Load());
-  if (tenants_.enabled()) {
-    spdlog::info("tenants: {} in {}", tenants_.Entries().size(), options_.tenants_file);
-  }
-  if (options_.tls_cert.empty()) return absl::OkStatus();
-  ATTND_ASSIGN_OR_RETURN(tls_, TlsCredentials::Create({.cert = options_.tls_cert,
-                                                       .key = options_.tls_key,
-                                                       .client_ca = options_.tls_client_ca}));
-  LogCertificate(*tls_);
-  return absl::OkStatus();
-}
-
 void Server::Impl::ApplyTenants() {
-  if (!tenants_.enabled()) return;
-  const std::vector<TenantRegistry::Entry> entries = tenants_.Entries();
-  const auto num_tenants = std::count_if(
-      entries.begin(), entries.end(),
-      [](const TenantRegistry::Entry& entry) { return entry.spec.role == Role::kTenant; });
   const KvCache::Options cache_limits;
   TenantShare whole{.kv_bytes = {},
                     .staging_bytes = staging_.limit(),
@@ -218,10 +179,8 @@ void Server::Impl::ApplyTenants() {
                     .queued_items = options_.max_queued_items,
                     .queued_tokens = options_.max_queued_tokens};
   for (const Buffer& pool : pools_) whole.kv_bytes += pool.size();
-  for (const auto& [tenant, spec] : entries) {
-    if (spec.role != Role::kTenant) continue;
-    const TenantShare share = ShareOf(spec, whole, num_tenants);
-    cache_->SetTenant(tenant, spec.name,
+  for (const auto& [tenant, name, share] : SharesOf(security_.tenants(), whole)) {
+    cache_->SetTenant(tenant, name,
                       {.kv_bytes = share.kv_bytes,
                        .caches = share.caches,
                        .sessions = share.sessions,
@@ -271,7 +230,7 @@ void Server::Impl::BuildContext() {
       .devices = platform_.devices,
       .staging = staging_,
       .metrics = metrics_,
-      .tenants = tenants_,
+      .tenants = security_.tenants(),
       .clock = clock_,
       .limits = {.max_items = options_.max_items_per_request,
                  .max_tokens = options_.max_tokens_per_request,
@@ -299,8 +258,8 @@ GaugeSample Server::Impl::Sample() const {
                                 .staging_bytes = staging_.limit(),
                                 .sessions = cache_limits.max_sessions,
                                 .sequences = cache_limits.max_sequences}};
-  if (tls_ != nullptr) {
-    sample.tls_certificate_expiry_s = std::chrono::system_clock::to_time_t(tls_->expires());
+  if (const TlsCredentials* tls = security_.tls()) {
+    sample.tls_certificate_expiry_s = std::chrono::system_clock::to_time_t(tls->expires());
   }
   for (const auto& [device, backend] : platform_.devices) {
     sample.devices.push_back(telemetry_.Sample(*device, backend->capabilities().backend));
@@ -339,6 +298,11 @@ absl::Status Server::Impl::StartMetricsPort() {
                                       return absl::UnavailableError("draining");
                                     },
                                 .status = [this] { return Status(); }};
+  if (security_.guards_metrics()) {
+    handlers.authorize = [this](std::optional<std::string_view> authorization) {
+      return security_.AuthorizeMetrics(authorization);
+    };
+  }
   ATTND_ASSIGN_OR_RETURN(http_, HttpServer::Start(options_.metrics_listen, std::move(handlers)));
   metrics_address_ = http_->address();
   spdlog::info("metrics on http://{}/metrics", metrics_address_);
@@ -349,7 +313,7 @@ absl::Status Server::Impl::StartListeners() {
   const Bytes message = options_.max_message_bytes();
   const ListenerOptions listener_options{.max_message_bytes = message,
                                          .buffer_limit = Bytes(2 * message.value()),
-                                         .tls = tls_.get(),
+                                         .tls = security_.tls(),
                                          .insecure = options_.insecure,
                                          .reflection = options_.reflection};
   for (const std::string& address : options_.listen) {
@@ -431,7 +395,7 @@ void Server::Impl::Watch() {
       UpdateHealth();
     }
     if (clock_.Now() >= next_reload) {
-      ReloadIfChanged();
+      if (security_.ReloadIfChanged()) ApplyTenants();
       next_reload = clock_.Now() + kReloadInterval;
     }
     LogSuppressedCalls();
@@ -439,21 +403,6 @@ void Server::Impl::Watch() {
       CheckIntegrityIfIdle();
       next_check = clock_.Now() + options_.integrity_check_interval;
     }
-  }
-}
-
-void Server::Impl::ReloadIfChanged() {
-  if (tenants_.Changed()) {
-    const absl::Status status = tenants_.Load();
-    if (status.ok()) ApplyTenants();
-    metrics_.RecordReload(Reload::kTenants, status.ok());
-    LogReload("tenants", status);
-  }
-  if (tls_ != nullptr && tls_->Changed()) {
-    const absl::Status status = tls_->Reload();
-    metrics_.RecordReload(Reload::kTls, status.ok());
-    LogReload("tls", status);
-    if (status.ok()) LogCertificate(*tls_);
   }
 }
 

@@ -3,7 +3,6 @@
 
 #include <openssl/crypto.h>
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -75,10 +74,9 @@ absl::Status TenantRegistry::Load() {
   if (!specs.ok()) return in_flag(specs.status());
 
   MutexLock lock(mu_);
-  const auto new_names = std::count_if(specs->begin(), specs->end(), [&](const TenantSpec& spec) {
-    return indexes_.find(spec.name) == indexes_.end();
-  });
-  if (indexes_.size() + static_cast<size_t>(new_names) > kMaxNames) {
+  size_t num_names = indexes_.size();
+  for (const TenantSpec& spec : *specs) num_names += 1 - indexes_.count(spec.name);
+  if (num_names > kMaxNames) {
     return in_flag(absl::InvalidArgumentError(absl::StrCat(
         "\"", path_, "\": more than ", kMaxNames, " names since the daemon's start: restart it")));
   }

@@ -22,7 +22,7 @@
 #include "kernels/base/status_macros.h"
 #include "kv_cache/check.h"
 #include "kv_cache/geometry.h"
-#include "server/option_text.h"
+#include "server/base/option_text.h"
 
 namespace attnd {
 namespace {

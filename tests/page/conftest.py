@@ -93,10 +93,13 @@ def _start(folder: Path) -> Daemon:
         )
     deadline = time.monotonic() + _START_S
     while not ready.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
+        try:
+            process.wait(timeout=0.02)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() < deadline:
+                continue
             process.kill()
-            raise RuntimeError(f"attnd did not start:\n{(folder / 'log').read_text()}")
-        time.sleep(0.02)
+        raise RuntimeError(f"attnd did not start:\n{(folder / 'log').read_text()}")
     return Daemon(process, address, "http://" + json.loads(ready.read_text())["metrics"])
 
 

@@ -38,14 +38,17 @@ LAYERS = {
     "kernels/cpu": KERNEL_API,
     "kernels/hip": KERNEL_API,
     "kv_cache": KERNEL_API,
-    # rpc -> admission -> scheduler -> engine; observe is a leaf that each of them reports to.
+    # rpc -> admission -> scheduler -> engine; observe is a leaf that each of them reports to, and
+    # security one that says who calls.
+    "server/base": SERVER_BELOW,
+    "server/security": ["server/base"] + SERVER_BELOW,
     "server/observe": SERVER_BELOW,
     "server/engine": ["server/observe"] + SERVER_BELOW,
     "server/scheduler": ["server/engine", "server/observe"] + SERVER_BELOW,
     "server/admission": ["server/scheduler", "server/engine", "server/observe"] + SERVER_BELOW,
     "server/regions": ["server/observe"] + SERVER_BELOW,
     "server/rpc": ["server/admission", "server/scheduler", "server/engine", "server/regions",
-                   "server/observe", "proto"] + SERVER_BELOW,
+                   "server/observe", "server/security", "proto"] + SERVER_BELOW,
     # main.cc, options and server.*: what puts the daemon together, and names its backend.
     "server": ["server"] + CPU_BACKEND + ["kernels/hip", "kv_cache"],
     # kernels/base is the vocabulary (dtypes, units, clock) that the library's interface speaks too.

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "server/option_text.h"
+#include "server/base/option_text.h"
 
 namespace attnd {
 namespace {

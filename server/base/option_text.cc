@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "server/option_text.h"
+#include "server/base/option_text.h"
 
 #include <algorithm>
 #include <chrono>
