@@ -19,8 +19,5 @@ NOT_FROM_OUTSIDE = {
 
 # Metrics and labels of the catalogue that the daemon does not have yet. A name that it has is an
 # error here: take it out.
-PENDING_METRICS: set[str] = {
-    "attnd_device_info",
-    "attnd_device_memory_bytes",
-}
+PENDING_METRICS: set[str] = set()
 PENDING_LABELS: set[tuple[str, str]] = set()
