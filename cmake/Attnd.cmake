@@ -79,7 +79,8 @@ function(attnd_plugin NAME)
 endfunction()
 
 # attnd_embed_page(TARGET file ...)
-# Compiles the files of the status page into TARGET, as PageAssets() of server/observe/page_assets.h.
+# Compiles the files of the status page into TARGET, as PageAssets() of
+# server/observe/page_assets.h.
 function(attnd_embed_page TARGET)
   set(script "${PROJECT_SOURCE_DIR}/cmake/embed_page.cmake")
   set(output "${CMAKE_CURRENT_BINARY_DIR}/page_assets.cc")
