@@ -16,7 +16,7 @@ check_shell() { shellcheck -x scripts/*.sh deploy/docker/*.sh tests/hip/*.sh .ci
 # Formats, ruff's rules and, for what is installed at users', types; settings: pyproject.toml.
 check_python() {
   local status=0 tools=$PWD/.venv-tools/bin
-  local python=(client/python docs deploy tests/monitoring)
+  local python=(client/python docs deploy tests/monitoring tests/page)
   scripts/tools_env.sh || status=$?
   if [[ $status -eq 3 && "${CI:-}" != true ]]; then
     echo "lint: the Python sources were NOT checked: the tools cannot be had here" >&2

@@ -93,13 +93,11 @@ def _start(folder: Path) -> Daemon:
         )
     deadline = time.monotonic() + _START_S
     while not ready.exists():
-        try:
-            process.wait(timeout=0.02)
-        except subprocess.TimeoutExpired:
-            if time.monotonic() < deadline:
-                continue
+        if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-        raise RuntimeError(f"attnd did not start:\n{(folder / 'log').read_text()}")
+            raise RuntimeError(f"attnd did not start:\n{(folder / 'log').read_text()}")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
     return Daemon(process, address, "http://" + json.loads(ready.read_text())["metrics"])
 
 
@@ -145,7 +143,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def view(browser: Browser) -> Iterator[Callable[..., View]]:
-    """Makes views of a daemon's page: view(daemon, width=320, scheme="dark")."""
+    """Makes views of a daemon's page, of a width and a color scheme."""
     with contextlib.ExitStack() as ends:
 
         def make(daemon: Daemon, width: int = 1280, scheme: str = "light") -> View:
@@ -162,9 +160,11 @@ def view(browser: Browser) -> Iterator[Callable[..., View]]:
             made.page.set_default_timeout(_START_S * 1000)
             made.page.on(
                 "console",
-                lambda message: made.complaints.append(message.text)
-                if message.type in ("error", "warning")
-                else None,
+                lambda message: (
+                    made.complaints.append(message.text)
+                    if message.type in ("error", "warning")
+                    else None
+                ),
             )
             made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
             made.page.on("request", lambda request: made.urls.append(request.url))

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load for a daemon whose status page is looked at: prompts, decode steps, forks and mistakes.
 
-    with Load("unix:/run/attnd.sock") as load:
-        load.wait_for_rounds(20)
+with Load("unix:/run/attnd.sock") as load:
+load.wait_for_rounds(20)
 """
 
 from __future__ import annotations
 
 import threading
 
+import attnd
 import grpc
 import numpy as np
-
-import attnd
 
 # What a client may call itself; shown as text it harms nobody.
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -32,7 +31,7 @@ class Load:
         self._rounds = 0
         self._changed = threading.Condition()
         self._stopping = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._caches = [
             self._client.open_cache(
                 name,
@@ -44,9 +43,7 @@ class Load:
             )
             for name, layers, heads, kv_heads, dim, dtype in CACHES
         ]
-        self._sessions = [
-            self._client.open_session(lease_s=600, label=label) for label in LABELS
-        ]
+        self._sessions = [self._client.open_session(lease_s=600, label=label) for label in LABELS]
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Load:
@@ -90,7 +87,7 @@ class Load:
                 with self._changed:
                     self._rounds += 1
                     self._changed.notify_all()
-        except BaseException as error:
+        except (attnd.AttndError, grpc.RpcError, AssertionError) as error:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The status page in a real browser, on a real daemon: what it shows, and what it must not do.
 
-    scripts/test_page.sh        # pictures of the page in build/page
+scripts/test_page.sh        # pictures of the page in build/page
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ def test_a_daemon_without_work_is_no_special_case(
         assert page.complaints == []
 
 
-def test_the_figures_are_those_of_the_metrics(
-    loaded: Daemon, load: Load, view: MakeView
-) -> None:
+def test_the_figures_are_those_of_the_metrics(loaded: Daemon, load: Load, view: MakeView) -> None:
     page = view(loaded)
     page.open()
     wait_for_looks(page, 6)
@@ -118,14 +116,19 @@ def test_the_figures_are_those_of_the_metrics(
     }
     assert expected["attnd_requests_total"] > 20
     assert len(expected) == page.page.locator("[data-figure]").count()
-    page.page.wait_for_function(f"(want) => JSON.stringify(({_TEXTS})()) === JSON.stringify("
-                                f"Object.fromEntries(Object.keys(({_TEXTS})())"
-                                ".map((key) => [key, want[key]])))", arg=expected)
+    page.page.wait_for_function(
+        f"(want) => JSON.stringify(({_TEXTS})()) === JSON.stringify("
+        f"Object.fromEntries(Object.keys(({_TEXTS})())"
+        ".map((key) => [key, want[key]])))",
+        arg=expected,
+    )
     now = scrape(loaded)
     assert page.page.inner_text("#sessions .count") == str(int(now["attnd_sessions"]))
     assert page.page.inner_text("#caches .count") == str(len(CACHES))
-    pages = page.page.evaluate("fetch('/api/status').then((one) => one.json())"
-                               ".then((one) => one.caches.flatMap((c) => Object.values(c.pages)))")
+    pages = page.page.evaluate(
+        "fetch('/api/status').then((one) => one.json())"
+        ".then((one) => one.caches.flatMap((c) => Object.values(c.pages)))"
+    )
     assert sum(pages) == now["attnd_pages"]
     assert page.page.inner_text("#tile-queue") == "0"
     assert page.complaints == []
@@ -185,8 +188,12 @@ def test_a_screen_reader_finds_its_way(loaded: Daemon, load: Load, view: MakeVie
         assert table.locator("caption").count() == 1
         assert table.locator("thead th[scope=col]").count() > 1
         assert table.locator("tbody th[scope=row]").count() == table.locator("tbody tr").count()
-    levels = [int(tag[1]) for tag in page.page.locator("h1, h2, h3").evaluate_all(
-        "(all) => all.map((one) => one.tagName)")]
+    levels = [
+        int(tag[1])
+        for tag in page.page.locator("h1, h2, h3").evaluate_all(
+            "(all) => all.map((one) => one.tagName)"
+        )
+    ]
     assert levels[0] == 1
     assert levels.count(1) == 1
     page.page.keyboard.press("Tab")
@@ -222,9 +229,7 @@ def test_draining_shows(loaded: Daemon, load: Load, view: MakeView) -> None:
     assert page.complaints == []
 
 
-def test_a_daemon_that_is_gone_shows(
-    start_daemon: Callable[[], Daemon], view: MakeView
-) -> None:
+def test_a_daemon_that_is_gone_shows(start_daemon: Callable[[], Daemon], view: MakeView) -> None:
     daemon = start_daemon()
     page = view(daemon)
     page.open()
