@@ -88,6 +88,9 @@ start_docker() {
   mapfile -t left < <(docker ps --all --quiet)
   [[ ${#left[@]} -eq 0 ]] || docker rm --force --volumes "${left[@]}" >/dev/null
   docker volume prune --force >/dev/null
+  # Layers of former builds, failed ones too, beyond what the next one is likely to need.
+  docker image prune --force >/dev/null
+  docker builder prune --force --keep-storage 8GB >/dev/null
 }
 
 # make_base NAME SUITE [SECURITY_SUITE]: what a registry would have under that name, apt set up for
@@ -174,7 +177,4 @@ else
     --pattern '*_test.py' || status=$?
 fi
 say "the tests took $((SECONDS - start)) s"
-# Layers of former builds, beyond what the next one is likely to need.
-docker image prune --force >/dev/null
-docker builder prune --force --keep-storage 8GB >/dev/null
 exit "$status"
