@@ -103,8 +103,8 @@ export jobs full
 stage test 1500 make --no-print-directory test
 stage lint 400 scripts/lint.sh format tidy shell python
 stage docs 240 scripts/docs.sh
-stage monitoring 300 scripts/monitoring.sh
-stage page 240 scripts/test_page.sh
+stage monitoring 500 scripts/monitoring.sh
+stage page 400 scripts/test_page.sh
 stage clang 600 scripts/lint.sh clang headers
 stage clang-tidy 240 scripts/lint.sh clang-tidy
 stage asan-ubsan 1800 bash -c 'sanitized asan-ubsan'
