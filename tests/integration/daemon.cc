@@ -140,7 +140,8 @@ int ChildDaemon::Wait() {
 
 std::string ChildDaemon::log() const { return ReadFile(dir_.path("log")); }
 
-std::string HttpGet(const std::string& address, const std::string& path, int expected_code) {
+std::string HttpGet(const std::string& address, const std::string& path, int expected_code,
+                    const std::string& authorization) {
   const size_t colon = address.rfind(':');
   sockaddr_in name{};
   name.sin_family = AF_INET;
@@ -149,8 +150,9 @@ std::string HttpGet(const std::string& address, const std::string& path, int exp
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   std::string answer;
   if (connect(fd, reinterpret_cast<const sockaddr*>(&name), sizeof(name)) == 0) {
-    const std::string request =
-        "GET " + path + " HTTP/1.1\r\nHost: " + address + "\r\nConnection: close\r\n\r\n";
+    std::string request = "GET " + path + " HTTP/1.1\r\nHost: " + address + "\r\n";
+    if (!authorization.empty()) request += "Authorization: " + authorization + "\r\n";
+    request += "Connection: close\r\n\r\n";
     send(fd, request.data(), request.size(), MSG_NOSIGNAL);
     char buffer[4096];
     for (ssize_t n; (n = recv(fd, buffer, sizeof(buffer), 0)) > 0;) {

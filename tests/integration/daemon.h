@@ -46,6 +46,7 @@ class InProcessDaemon {
 
   const std::string& address() const { return server_->listen_addresses().front(); }
   Server& server() { return *server_; }
+  const std::string& metrics_address() const { return server_->metrics_address(); }
   void Stop() { server_.reset(); }
 
  private:
@@ -81,7 +82,9 @@ class ChildDaemon {
   std::string metrics_address_;
 };
 
-// The body of an HTTP GET; fails the test where the answer is not `expected_code`.
-std::string HttpGet(const std::string& address, const std::string& path, int expected_code = 200);
+// The body of an HTTP GET; fails the test where the answer is not `expected_code`. `authorization`
+// is the header of that name.
+std::string HttpGet(const std::string& address, const std::string& path, int expected_code = 200,
+                    const std::string& authorization = "");
 
 }  // namespace attnd

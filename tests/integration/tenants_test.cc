@@ -300,6 +300,35 @@ TEST_F(TenantsTest, AChangeOfTheFileCountsAtOnce) {
   EXPECT_EQ(Client("token-of-chat-01").Describe(session, sequence).layer_lengths(0), 4);
 }
 
+// Everybody's figures are for a monitor or an admin, unless the port is loopback's.
+TEST(MetricsPortTest, ElsewhereThanOnLoopbackItWantsAToken) {
+  TempDir dir;
+  const std::string path = dir.path("tenants.yaml");
+  WritePem(path, TenantsFile());
+  for (const bool loopback : {false, true}) {
+    InProcessDaemon daemon([&](Options& options) {
+      options.tenants_file = path;
+      options.metrics_listen = loopback ? "127.0.0.1:0" : "0.0.0.0:0";
+      options.insecure_metrics = !loopback;
+    });
+    std::string address = daemon.metrics_address();
+    address.replace(0, address.rfind(':'), "127.0.0.1");
+    const auto bearer = [](const char* token) { return absl::StrCat("Bearer ", token); };
+    for (const char* page : {"/metrics", "/api/status", "/"}) {
+      HttpGet(address, page, loopback ? 200 : 401);
+      HttpGet(address, page, loopback ? 200 : 401, bearer("token-of-nobody-"));
+      HttpGet(address, page, loopback ? 200 : 403, bearer(kChat));
+      HttpGet(address, page, 200, bearer(kWatch));
+      HttpGet(address, page, 200, bearer(kRoot));
+      const std::string basic =
+          absl::StrCat("Basic ", absl::Base64Escape(absl::StrCat("anybody:", kWatch)));
+      HttpGet(address, page, 200, basic);
+    }
+    HttpGet(address, "/healthz");
+    HttpGet(address, "/readyz");
+  }
+}
+
 // The whole log of a daemon that says all it can, with tokens good and bad, and sessions resumed.
 TEST(SecretsTest, AreNeverLogged) {
   TempDir dir;
