@@ -110,7 +110,7 @@ stage clang-tidy 240 scripts/lint.sh clang-tidy
 stage asan-ubsan 1800 bash -c 'sanitized asan-ubsan'
 stage tsan 800 bash -c 'sanitized tsan'
 stage neon 600 bash -c neon
-stage_if_time containers 1500 make --no-print-directory test-containers
+stage_if_time containers 3600 make --no-print-directory test-containers
 stage_if_time hip-amd 3600 make --no-print-directory hip-amd
 stage_if_time hip-nvidia 1800 bash -c hip_nvidia
 if [[ -n $full ]]; then
