@@ -64,13 +64,12 @@ TEST(PlatformTest, WhatIsNoUseSaysWhy) {
     std::string kind;
     Code code;
     std::string message;
-  } cases[] = {
-      {"other_version", Code::kFailedPrecondition, "its plugin interface is version "},
-      {"other_build", Code::kFailedPrecondition, "it is of another build (attnd 0.0.0)"},
-      {"no_device", Code::kNotFound, "no fake is plugged in"},
-      {"no_factory", Code::kFailedPrecondition, "it exports no attnd_backend_plugin"},
-      {"missing_symbol", Code::kFailedPrecondition, "attnd_nobody_defines_this"},
-      {"that_is_not_there", Code::kFailedPrecondition, "No such file"}};
+  } cases[] = {{"other_version", Code::kFailedPrecondition, "its plugin interface is version "},
+               {"other_build", Code::kFailedPrecondition, "it is of another build (attnd 0.0.0)"},
+               {"no_device", Code::kNotFound, "no fake is plugged in"},
+               {"no_factory", Code::kFailedPrecondition, "it exports no attnd_backend_plugin"},
+               {"missing_symbol", Code::kFailedPrecondition, "attnd_nobody_defines_this"},
+               {"that_is_not_there", Code::kFailedPrecondition, "No such file"}};
   for (const auto& [kind, code, message] : cases) {
     const absl::Status status = OpenPlugin(PluginPath(kind)).status();
     EXPECT_EQ(status.code(), code) << status;
