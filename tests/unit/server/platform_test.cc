@@ -10,6 +10,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tests/fakes/built_files.h"
 #include "tests/fakes/fake_backend.h"
 
@@ -64,13 +65,14 @@ TEST(PlatformTest, WhatIsNoUseSaysWhy) {
     std::string kind;
     Code code;
     std::string message;
-  } cases[] = {
-      {"other_version", Code::kFailedPrecondition, "its plugin interface is version 2, not 1"},
-      {"other_build", Code::kFailedPrecondition, "it is of another build (attnd 0.0.0)"},
-      {"no_device", Code::kNotFound, "no fake is plugged in"},
-      {"no_factory", Code::kFailedPrecondition, "it exports no attnd_backend_plugin"},
-      {"missing_symbol", Code::kFailedPrecondition, "attnd_nobody_defines_this"},
-      {"that_is_not_there", Code::kFailedPrecondition, "No such file"}};
+  } cases[] = {{"other_version", Code::kFailedPrecondition,
+                absl::StrCat("its plugin interface is version ", kPluginVersion + 1, ", not ",
+                             kPluginVersion)},
+               {"other_build", Code::kFailedPrecondition, "it is of another build (attnd 0.0.0)"},
+               {"no_device", Code::kNotFound, "no fake is plugged in"},
+               {"no_factory", Code::kFailedPrecondition, "it exports no attnd_backend_plugin"},
+               {"missing_symbol", Code::kFailedPrecondition, "attnd_nobody_defines_this"},
+               {"that_is_not_there", Code::kFailedPrecondition, "No such file"}};
   for (const auto& [kind, code, message] : cases) {
     const absl::Status status = OpenPlugin(PluginPath(kind)).status();
     EXPECT_EQ(status.code(), code) << status;
