@@ -10,6 +10,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tests/fakes/built_files.h"
 #include "tests/fakes/fake_backend.h"
 
@@ -64,7 +65,9 @@ TEST(PlatformTest, WhatIsNoUseSaysWhy) {
     std::string kind;
     Code code;
     std::string message;
-  } cases[] = {{"other_version", Code::kFailedPrecondition, "its plugin interface is version "},
+  } cases[] = {{"other_version", Code::kFailedPrecondition,
+                absl::StrCat("its plugin interface is version ", kPluginVersion + 1, ", not ",
+                             kPluginVersion)},
                {"other_build", Code::kFailedPrecondition, "it is of another build (attnd 0.0.0)"},
                {"no_device", Code::kNotFound, "no fake is plugged in"},
                {"no_factory", Code::kFailedPrecondition, "it exports no attnd_backend_plugin"},
