@@ -43,7 +43,7 @@ absl::Status CheckCa(const std::string& path, const std::string& pem, absl::Time
                          ParseCertificates("tls_ca", path, pem));
   absl::Status first;
   for (const CertificateInfo& certificate : certificates) {
-    const absl::Status dates = CheckDates("tls_ca", path, certificate, now);
+    absl::Status dates = CheckDates("tls_ca", path, certificate, now);
     if (dates.ok()) return dates;
     if (first.ok()) first = dates;
   }
