@@ -6,7 +6,7 @@
 # has failed.
 #   scripts/ci.sh          what .ci/run does
 #   scripts/ci.sh --full   no budgets and no deadline; also the sanitized slow tests, the release
-#                          build's conformance suite on every simulated matrix core, and the demo
+#                          build's conformance suite on every simulated matrix core, the demo, and the containers
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -110,12 +110,12 @@ stage clang-tidy 240 scripts/lint.sh clang-tidy
 stage asan-ubsan 1800 bash -c 'sanitized asan-ubsan'
 stage tsan 800 bash -c 'sanitized tsan'
 stage neon 600 bash -c neon
-stage_if_time containers 3600 make --no-print-directory test-containers
 stage_if_time hip-amd 3600 make --no-print-directory hip-amd
 stage_if_time hip-nvidia 1800 bash -c hip_nvidia
 if [[ -n $full ]]; then
   stage simt 1800 bash -c simt
   stage demo 600 make --no-print-directory demo
+  stage containers 3600 make --no-print-directory test-containers
 fi
 
 printf '\n%-12s %8s %8s  %s\n' stage budget took result
