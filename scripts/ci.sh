@@ -6,7 +6,8 @@
 # has failed.
 #   scripts/ci.sh          what .ci/run does
 #   scripts/ci.sh --full   no budgets and no deadline; also the sanitized slow tests, the release
-#                          build's conformance suite on every simulated matrix core, the demo, and the containers
+#                          build's conformance suite on every simulated matrix core, the demo,
+#                          and the containers
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
