@@ -200,8 +200,7 @@ void CacheTable::Fence(DeviceIndex device, std::string cause) {
 
 std::optional<SuperblockRun> CacheTable::TakeSlab(const PageAllocator& taker, int64_t superblocks) {
   if (!MakeTenantRoom(taker, superblocks, /*before=*/0)) return std::nullopt;
-  DevicePool& pool = pools_[taker.device().value()];
-  std::optional<SuperblockRun> run = pool.Allocate(superblocks);
+  std::optional<SuperblockRun> run = TakeRun(taker, superblocks);
   caches_.ForEach([&](CacheId, Cache& cache) {
     PageAllocator& pages = cache.on(taker.device()).pages;
     if (&pages == &taker) return;
@@ -209,9 +208,14 @@ std::optional<SuperblockRun> CacheTable::TakeSlab(const PageAllocator& taker, in
       const std::optional<SuperblockRun> given_up = pages.GiveBackEmptySlab();
       if (!given_up) return;
       MoveSlab(pages, *given_up);
-      run = pool.Allocate(superblocks);
+      run = TakeRun(taker, superblocks);
     }
   });
+  return run;
+}
+
+std::optional<SuperblockRun> CacheTable::TakeRun(const PageAllocator& taker, int64_t superblocks) {
+  const std::optional<SuperblockRun> run = pools_[taker.device().value()].Allocate(superblocks);
   if (run) tenants_.At(taker.tenant()).AddSuperblocks(superblocks);
   return run;
 }
@@ -278,26 +282,20 @@ int64_t CacheTable::AvailableSuperblocks(const PageAllocator& taker) const {
 std::optional<SuperblockRun> CacheTable::EvictSlab(const PageAllocator& taker, int64_t superblocks,
                                                    uint64_t before) {
   if (!MakeTenantRoom(taker, superblocks, before)) return std::nullopt;
-  DevicePool& pool = pools_[taker.device().value()];
-  Tenant& tenant = tenants_.At(taker.tenant());
   // What made room within the tenant's limit may have made it here.
-  if (const std::optional<SuperblockRun> run = pool.Allocate(superblocks)) {
-    tenant.AddSuperblocks(superblocks);
-    return run;
-  }
+  if (const std::optional<SuperblockRun> run = TakeRun(taker, superblocks)) return run;
   const std::vector<EvictableSlab> slabs = EvictableSlabs(taker, before, Of::kAnyTenant);
   if (slabs.empty()) return std::nullopt;
   std::vector<SuperblockRun> runs;
   runs.reserve(slabs.size());
   for (const EvictableSlab& slab : slabs) runs.push_back(slab.run);
-  const std::vector<size_t> chosen = ChooseSlabs(pool.FreeRuns(), runs, superblocks);
+  const std::vector<size_t> chosen =
+      ChooseSlabs(pools_[taker.device().value()].FreeRuns(), runs, superblocks);
   if (chosen.empty()) return std::nullopt;
   for (const size_t i : chosen) {
     MoveSlab(*slabs[i].owner, slabs[i].owner->EvictSlab(slabs[i].slot));
   }
-  const std::optional<SuperblockRun> run = pool.Allocate(superblocks);
-  if (run) tenant.AddSuperblocks(superblocks);
-  return run;
+  return TakeRun(taker, superblocks);
 }
 
 int64_t CacheTable::CountSlabs(const PageAllocator& taker, int64_t superblocks) {

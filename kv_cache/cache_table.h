@@ -142,6 +142,8 @@ class CacheTable final : public SlabSource {
   // visit(PageAllocator&): those of the taker's tenant but the taker itself.
   template <typename Visit>
   void ForEachOfSameTenant(const PageAllocator& taker, Visit visit);
+  // From the pool alone, on the tenant's account.
+  std::optional<SuperblockRun> TakeRun(const PageAllocator& taker, int64_t superblocks);
   void MoveSlab(const PageAllocator& giver, SuperblockRun run);
   // Brings the taker's tenant within its limit less `superblocks`: by slabs that stand empty, then,
   // where `before` is above 0, by evicting. False where that does not suffice.

@@ -61,7 +61,7 @@ std::vector<SessionInfo> KvCache::Impl::ListSessions() const {
   MutexLock lock(mu_);
   const MonotonicTime now = sessions_.Now();
   std::vector<std::string> names;
-  tenants_.ForEach([&](const Tenant& tenant) { names.push_back(tenant.Info().name); });
+  tenants_.ForEach([&](const Tenant& tenant) { names.push_back(tenant.name()); });
   std::vector<SessionInfo> infos;
   sessions_.ForEach([&](SessionId id, const Session& session) {
     infos.push_back({.session = id,

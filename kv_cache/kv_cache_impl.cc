@@ -291,7 +291,7 @@ SequenceInfo KvCache::Impl::Describe(SequenceId id, const Sequence& sequence,
 CacheInfo KvCache::Impl::Describe(const Cache& cache) {
   CacheInfo info{.cache = cache.id,
                  .tenant = cache.tenant.index(),
-                 .tenant_name = cache.tenant.Info().name,
+                 .tenant_name = cache.tenant.name(),
                  .name = cache.name,
                  .geometry = cache.geometry,
                  .layout = cache.layout,

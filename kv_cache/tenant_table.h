@@ -48,6 +48,7 @@ class Tenant {
 
   void Set(std::string_view name, const TenantLimits& limits);
   TenantIndex index() const { return info_.tenant; }
+  const std::string& name() const { return info_.name; }
   TenantInfo Info() const;
 
   // RESOURCE_EXHAUSTED, counted, where one more would exceed the limit; says what makes room.
